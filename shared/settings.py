@@ -1,0 +1,58 @@
+"""Settings come from the environment (or `.env`), prefix `DRIFT_`; a wrong one names itself and its remedy."""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BeforeValidator, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import SettingsError
+
+
+def _split_commas(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]
+Urls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+
+
+class Settings(BaseSettings):
+    """What every part may be told; each service adds its own fields."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DRIFT_", env_file=".env", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+    api_keys: Keys = ()
+    """Bearer tokens that the HTTP APIs accept, comma-separated; empty leaves them open, which fits loopback only."""
+    log_level: str = "INFO"
+    """Least severe level that is logged: DEBUG, INFO, WARNING or ERROR."""
+
+
+class StoreSettings(Settings):
+    """Where the rollout service and the trainer meet: Redis, and the folder of runs."""
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """Redis or Valkey, as redis://[:password@]host:port/db (rediss:// for TLS, unix:// for a socket)."""
+    runs_root: Path = Path("runs")
+    """Folder of jobs' datasets, checkpoints and reports; the rollout service, the trainer and the engine see it alike."""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(settings_class: type[S]) -> S:
+    """Read the settings; raises `SettingsError` that names each wrong variable and what it means."""
+    try:
+        return settings_class()
+    except ValidationError as error:
+        lines = [_explain(settings_class, problem["loc"], problem["msg"]) for problem in error.errors()]
+        raise SettingsError("\n".join(lines), remedy="Set it in the environment or in `.env`.") from None
+
+
+def _explain(settings_class: type[Settings], location: tuple[int | str, ...], problem: str) -> str:
+    name = str(location[0]) if location else "?"
+    field = settings_class.model_fields.get(name)
+    meaning = f" ({field.description})" if field and field.description else ""
+    return f"DRIFT_{name.upper()}: {problem}{meaning}."
