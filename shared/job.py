@@ -1,0 +1,284 @@
+"""A job: what the user asks for (immutable) and what the service says of it."""
+
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from shared.returns import ReturnSpec
+from shared.schema import Schema
+from shared.trajectory import Problem
+
+MAX_INLINE = 10_000
+"""Most problems that a request may carry inline; more belong in a file under the data root."""
+
+
+class DatasetSpec(Schema):
+    """Problems from exactly one source: a file under the data root, a Hugging Face dataset, or inline."""
+
+    path: str | None = None
+    """File under DRIFT_DATA_ROOT: .jsonl or .jsonl.gz, one problem a line."""
+    hub: str | None = None
+    """Hugging Face dataset, `owner/name`, with `config` and `split`."""
+    problems: Annotated[list[Problem], Field(min_length=1, max_length=MAX_INLINE)] | None = None
+    config: str | None = None
+    split: str = "train"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Take this many problems, after shuffling."""
+    shuffle_seed: int | None = None
+    """Shuffle with this seed first; absent keeps the source's order."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        named = [name for name in ("path", "hub", "problems") if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(f"give exactly one of `path`, `hub`, `problems`; got {', '.join(named) or 'none'}")
+        return self
+
+    @field_validator("path")
+    @classmethod
+    def _confined(cls, path: str | None) -> str | None:
+        if path is not None and (PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts):
+            raise ValueError("name a file relative to DRIFT_DATA_ROOT, without `..`")
+        return path
+
+    @property
+    def name(self) -> str:
+        """How reports call this set."""
+        return self.path or (f"{self.hub}:{self.config or 'default'}/{self.split}" if self.hub else "inline")
+
+
+class ProtocolSpec(Schema):
+    """How the episode runs."""
+
+    template: Annotated[str, Field(min_length=1, max_length=1 << 16)] = "auto"
+    """Name of a built-in prompt template, or Jinja2 text (contains `{{`); `auto` chooses by the problem's kind."""
+    feedback: Annotated[str, Field(min_length=1, max_length=4096)] = "Incorrect. Please think again."
+    max_turns: Annotated[int, Field(ge=1, le=64)] = 5
+
+
+class SamplingSpec(Schema):
+    """How the reference policy is sampled; everything not named here is neutral."""
+
+    trajectories: Annotated[int, Field(ge=1, le=1024)] = 16
+    """N: trajectories a problem."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1, le=1 << 20)] = 512
+    """Most new tokens a turn."""
+
+
+Objective = Literal["drift", "uniform", "star", "single_turn", "all_turns"]
+
+
+class TrainSpec(Schema):
+    """Weighted SFT (paper eqs. 14, 15; optimiser of paper D.2)."""
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps; the paper's 200 when neither `steps` nor `epochs` is given."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the trajectories; rounded up to whole steps."""
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    """|B|: trajectories a step, whatever the ranks and micro-batches."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-6
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the steps with linear warm-up; constant afterwards."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    objective: Objective = "drift"
+    all_wrong: Literal["keep", "drop"] = "keep"
+    """Groups without a success: kept as in the paper, or dropped."""
+    epsilon: Annotated[float, Field(ge=0, lt=1)] = 1e-3
+    """Trajectories whose weights sum to less than this share of their group's are skipped; 0 skips nothing."""
+    max_length: Annotated[int, Field(ge=16)] = 8192
+    """Longest context plus response; longer contexts lose their earliest turns."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give `steps` or `epochs`, not both")
+        return self
+
+
+class RefreshSpec(Schema):
+    """Rollout refresh (paper D.5)."""
+
+    stages: Annotated[int, Field(ge=1, le=100)] = 1
+    """Rollouts and trainings in turn; the steps are split evenly over the stages. 1: no refresh."""
+
+
+class JobSpec(Schema):
+    """What to do: roll out, and if asked train and evaluate."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w .:@+-]+$")] = "job"
+    dataset: DatasetSpec | None = None
+    protocol: ProtocolSpec = ProtocolSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    returns: ReturnSpec = ReturnSpec()
+    train: TrainSpec | None = None
+    refresh: RefreshSpec = RefreshSpec()
+    evaluate: Annotated[list[DatasetSpec], Field(max_length=16)] = []
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if self.dataset is None and (self.train is not None or not self.evaluate):
+            raise ValueError("`dataset` is missing: name the problems to roll out")
+        return self
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+class Progress(Schema):
+    """How far the current phase is."""
+
+    phase: str
+    """`evaluate`, `rollout`, `train` or `refresh`."""
+    label: str
+    """What exactly, e.g. `evaluate base on arc_easy_test.jsonl.gz`."""
+    done: int
+    total: int
+    unit: str
+    message: str | None = None
+    """What the phase waits for, where it waits."""
+
+
+class Evaluation(Schema):
+    """Greedy episodes of one policy on one dataset (paper 5.1, 5.4, D.8)."""
+
+    dataset: str
+    policy: str
+    stage: int
+    n: int
+    """Problems counted."""
+    ungraded: int
+    """Problems left out, since the verifier or the engine failed on them."""
+    multi_at: list[float]
+    """multi@k for k = 1..max_turns: share of problems solved within k turns."""
+    correction_rate: float
+    """Share of the problems wrong at turn 1 that a later turn solves."""
+    correction_rate_at: list[float]
+    """By turn: newly correct at t / wrong after t-1; the first is multi@1."""
+    solved_rate_at: list[float]
+    """By turn: solved by t / solved by the last turn."""
+    unique_answers: float
+    """Mean over problems with a parsed answer of distinct answers / answers (U/A)."""
+    distinct_answers: float
+    """Mean number of distinct answers, over all problems."""
+    distinct_answers_wrong: float
+    """The same over the problems never solved."""
+    unparsable: float
+    """Share of turns without a parsed answer."""
+    interval: list[list[float]]
+    """95 % bootstrap interval [low, high] of each multi@k."""
+
+
+class Composition(Schema):
+    """Groups of a rollout by outcome (paper D.9)."""
+
+    complete: int = 0
+    all_correct: int = 0
+    all_wrong: int = 0
+    mixed: int = 0
+    spoiled: int = 0
+    """Groups with an ungraded or failed trajectory; they carry no weights."""
+
+
+class RolloutSummary(Schema):
+    """Sums over one stage's rollouts."""
+
+    stage: int
+    policy: str
+    trajectories: int
+    ungraded: int
+    failed: int
+    multi_at: list[float]
+    turns: int
+    generated_tokens: int
+    verdicts: dict[str, int]
+    seconds: float
+
+
+class TrainingState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TrainingTask(Schema):
+    """One entry of the stream of trainings: everything that the trainer has to know."""
+
+    job: str
+    stage: int
+    model: str
+    """Folder or hub name of the weights to begin with."""
+    tokenizer: str
+    """Folder or hub name whose tokenizer, chat template and configuration the export carries."""
+    groups: int
+    group_size: int
+    train: TrainSpec
+    returns: ReturnSpec
+
+
+class TrainingStatus(Schema):
+    """What the trainer says of one training."""
+
+    state: TrainingState
+    stage: int
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+    tokens_per_s: float | None = None
+    """Trained tokens (context and response) a second."""
+    trajectories: int = 0
+    """Trajectories in the dataset that may carry weight."""
+    skipped: int = 0
+    skipped_mass: float = 0.0
+    """Share of all weight that the skipped trajectories carry; bounds the gradient's relative error."""
+    skipped_token_share: float = 0.0
+    effective_sample_size: float | None = None
+    """Mean over groups."""
+    composition: Composition | None = None
+    losses: list[float] = []
+    """Loss of every step so far."""
+    checkpoint: str | None = None
+    """The exported Hugging Face folder, once it is there."""
+    error: str | None = None
+
+
+class JobStatus(Schema):
+    """The job as the API gives it."""
+
+    id: str
+    name: str
+    state: State
+    phase: str | None = None
+    progress: Progress | None = None
+    created: float
+    """Unix time, seconds; as are the other times."""
+    started: float | None = None
+    finished: float | None = None
+    model: str | None = None
+    evaluations: list[Evaluation] = []
+    rollouts: list[RolloutSummary] = []
+    trainings: list[TrainingStatus] = []
+    checkpoint: str | None = None
+    """The last exported folder."""
+    error: str | None = None

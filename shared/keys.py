@@ -1,0 +1,71 @@
+"""Every name in Redis. All begin with `drift:`; the keys of one job share the hash tag `{JOB}`. Nothing is ever flushed."""
+
+PREFIX = "drift:"
+
+JOBS = "drift:jobs"
+"""Sorted set of job ids by time of submission, seconds."""
+IDEMPOTENCY = "drift:idempotency"
+"""Hash: idempotency key -> job id."""
+CONDUCTOR = "drift:conductor"
+"""String with expiry: who may advance jobs; its fencing token is `CONDUCTOR_TOKEN`'s value when it was taken."""
+CONDUCTOR_TOKEN = "drift:conductor:token"
+"""Counter: a new fencing token for each holder."""
+TRAININGS = "drift:trainings"
+"""Stream of training tasks, consumer group `trainer`."""
+TRAINER_ALIVE = "drift:trainer:alive"
+"""String with expiry: set while a trainer waits or works."""
+ENGINE_POLICIES = "drift:engine:policies"
+"""Hash: engine URL -> the policy that it was last given, and the engine's start time."""
+
+TRAINER_GROUP = "trainer"
+ROLLOUT_GROUP = "rollout"
+
+
+def spec(job: str) -> str:
+    """String: the job's spec, JSON."""
+    return f"drift:{{{job}}}:spec"
+
+
+def status(job: str) -> str:
+    """String: the job's status, JSON; written only by the conductor, the API's pause and cancel go through `command`."""
+    return f"drift:{{{job}}}:status"
+
+
+def command(job: str) -> str:
+    """String: what the user asked of the job: `pause` or `cancel`."""
+    return f"drift:{{{job}}}:command"
+
+
+def events(job: str) -> str:
+    """Capped stream of the job's events, for `/events`."""
+    return f"drift:{{{job}}}:events"
+
+
+def tickets(job: str, part: str) -> str:
+    """Stream of groups to roll out, consumer group `rollout`."""
+    return f"drift:{{{job}}}:{part}:tickets"
+
+
+def done(job: str, part: str) -> str:
+    """Bitmap: bit group * group_size + k is set once that trajectory is published."""
+    return f"drift:{{{job}}}:{part}:done"
+
+
+def counts(job: str, part: str) -> str:
+    """Hash of sums over the published trajectories of one part."""
+    return f"drift:{{{job}}}:{part}:counts"
+
+
+def trajectories(job: str) -> str:
+    """Stream of trajectories, consumer group `trainer`."""
+    return f"drift:{{{job}}}:trajectories"
+
+
+def dead_letters(job: str) -> str:
+    """Capped stream of entries that could not be read, with the reason."""
+    return f"drift:{{{job}}}:dead"
+
+
+def training(job: str, stage: int) -> str:
+    """String: the status of one training, JSON, written by the trainer."""
+    return f"drift:{{{job}}}:training:{stage}"

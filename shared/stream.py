@@ -1,0 +1,101 @@
+"""The stream of trajectories between rollout workers and the trainer.
+
+Publishing is idempotent: one Lua script adds the entry, marks the trajectory done and counts it, or does
+nothing. Entries stay until the consumer releases them (after they are safe in the dataset), so that a
+crash on either side loses and doubles nothing. Producers look at `backlog` before they begin a new group;
+a group that has begun may always finish, so that holding back never deadlocks.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from shared import keys
+from shared.trajectory import Trajectory
+
+_PUBLISH = Path(__file__).with_name("publish.lua").read_text()
+
+SOCKET_TIMEOUT_S = 30.0
+"""Above every blocking read's time, else the client gives up before the server answers."""
+
+
+def connect(url: str) -> Redis:
+    """The one way to a Redis client: strings decoded, deadlines set."""
+    return Redis.from_url(url, decode_responses=True, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=5.0)
+
+
+async def ensure_group(redis: Redis, stream: str, group: str) -> None:
+    """Create the consumer group at the stream's beginning; nothing happens where it exists."""
+    try:
+        await redis.xgroup_create(stream, group, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One raw entry of the stream: its id there and the trajectory's JSON."""
+
+    id: str
+    payload: str
+
+
+class TrajectoryStream:
+    """The stream of one job."""
+
+    def __init__(self, redis: Redis, job: str) -> None:
+        self._redis = redis
+        self._job = job
+        self._name = keys.trajectories(job)
+        self._publish = redis.register_script(_PUBLISH)
+
+    async def publish(self, trajectory: Trajectory, counts: Mapping[str, float]) -> bool:
+        """Add the trajectory and its counts; False when it had been published before."""
+        part = trajectory.part
+        bit = trajectory.group * trajectory.group_size + trajectory.k
+        arguments: list[str | int | float] = [bit, trajectory.model_dump_json()]
+        for name, increment in counts.items():
+            arguments += [name, increment]
+        names = [self._name, keys.done(self._job, part), keys.counts(self._job, part)]
+        return bool(await self._publish(keys=names, args=arguments))
+
+    async def backlog(self) -> int:
+        """Entries not yet released by the consumer."""
+        return await self._redis.xlen(self._name)
+
+    async def read(self, consumer: str, count: int, block_ms: int) -> list[Entry]:
+        """New entries for this consumer; empty after `block_ms` without any."""
+        answer = await self._redis.xreadgroup(
+            keys.TRAINER_GROUP, consumer, {self._name: ">"}, count=count, block=block_ms
+        )
+        return [Entry(id, fields["trajectory"]) for _, entries in answer or [] for id, fields in entries]
+
+    async def reclaim(self, consumer: str, idle_ms: int) -> AsyncIterator[list[Entry]]:
+        """Entries that a consumer (this one before a crash, or a dead one) read and never released."""
+        start = "0-0"
+        while True:
+            start, entries, *_ = await self._redis.xautoclaim(
+                self._name, keys.TRAINER_GROUP, consumer, min_idle_time=idle_ms, start_id=start, count=256
+            )
+            yield [Entry(id, fields["trajectory"]) for id, fields in entries if fields]
+            if start == "0-0":
+                return
+
+    async def release(self, entries: Sequence[str]) -> None:
+        """Acknowledge and delete entries that are safe elsewhere: an acknowledgement alone frees no memory."""
+        if entries:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.xack(self._name, keys.TRAINER_GROUP, *entries)
+                pipe.xdel(self._name, *entries)
+                await pipe.execute()
+
+    async def bury(self, entry: Entry, reason: str) -> None:
+        """Move an entry that cannot be read to the dead letters, with the reason."""
+        await self._redis.xadd(
+            keys.dead_letters(self._job), {"payload": entry.payload, "reason": reason}, maxlen=10_000, approximate=True
+        )
+        await self.release([entry.id])
