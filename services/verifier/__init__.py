@@ -1,0 +1,1 @@
+"""The verifier: grades answers over HTTP; knows nothing of jobs, Redis or models; usable alone."""

@@ -1,0 +1,249 @@
+"""Which of an item's options a response chooses.
+
+Only the item's own letters count. A bare upper-case `A` or `I` inside prose is an article or a pronoun, never a
+choice. A response that names several letters chooses none, unless the gold answer itself names several.
+"""
+
+import re
+from collections.abc import Sequence
+
+from services.verifier.extraction import answer_region, find_boxes, is_placeholder
+
+DEFAULT_LETTERS = "ABCDEFGHIJ"
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+WRAP_OPEN = r"[\s*_`\"'“‘「『({\[<$~]*(?:\\(?:text|textbf|mathrm|mathbf|mbox|boxed|bf|rm|textit|left|bold|mathit)\s*[{(\[]?[\s({\[]*)*"
+LETTER = r"(?P<open>" + WRAP_OPEN + r")(?P<letter>[A-Za-z])(?P<close>\s?[)}\]>*_`\"'”’」』.:：,，;$、。!?]*)(?![A-Za-z0-9'’_^=+*/\\])"
+ANNOUNCE = re.compile(
+    r"(?:\banswers?\b|\bchoices?\b|\boptions?\b|\bsolution\b|\bchoose\b|\bpick\b|\bselect\b|\bgo\s+with\b|\bchosen\b|\bconclusion\b"
+    r"|\bfinal\b|####|答案|选项|選項|选择|应选|故选|选|正解|答え|정답|réponse|respuesta|antwort|ответ|risposta|resposta)",
+    re.IGNORECASE,
+)
+BRIDGE = re.compile(
+    r"[\s*_`\"'’]*(?:(?:\([^()\n]{2,40}\)|choices?|options?|letter|answers?|to|for|of|in|that|which|we|you|i|this|these|above|given|your|our"
+    r"|my|question|problem|final|correct|best|right|most|appropriate|likely|closest|matching|statement|therefore|thus|hence|so|then|now|here"
+    r"|only|must|should|would|will|could|can|may|the|among|from|listed|select(?:ed)?|is|are|was|be|as|has|have|been|description|process"
+    r"|describes|explanation|following)\b[\s,*_`]*){0,14}"
+    r"(?:(?:is|are|be|est|es|ist|lautet|是|为|為|は|選|选|：|:|=|-+>|→|-(?=\s))[\s*_`]*){0,4}"
+    r"(?:(?:therefore|thus|hence|simply|just|clearly|most\s+likely|probably|definitely|indeed|the|option|choice|letter|answer|number|选项|選項)\b[\s:*_`]*){0,4}",
+    re.IGNORECASE,
+)
+TOKEN = re.compile(LETTER)
+JOINED = re.compile(r"\s*(?:,|/|&|;|\+|\band\b|\bor\b|和|或|与|及|、|，)?\s*(?:\b(?:and|or)\b\s*)?(?:\boption\s*)?" + LETTER, re.IGNORECASE)
+JOINT = re.compile(r"\s*(?:/|&|\+|,|;|\band\b|\bor\b|,\s*(?:and|or)\b|和|或|与|及|、|，)\s*(?:both\s+)?(?:options?\s*)?[\s*_`\"'({\[]*(?P<letter>[A-Za-z])(?![A-Za-z0-9'’])", re.IGNORECASE)
+NEGATED = re.compile(r"[\s*_`]*(?:not|n't|neither|isn't|cannot\s+be|can't\s+be|没有|不是|不)\b", re.IGNORECASE)
+NONE_OF = re.compile(r"[\s*_`\"']*(?:none|neither|all|both|unclear|unknown|n/a|cannot|can't|not\s+(?:sure|possible|listed|given|provided))\b", re.IGNORECASE)
+RIGHT = re.compile(
+    r"(?<![A-Za-z0-9])(?P<letter>[A-Z])(?P<close>[)\]}*_`\"'”.:]*)(?:\s*[:.]\s*[^\n.]{1,80}?)?\s+(?:is|are|seems|appears\s+to\s+be|must\s+be|would\s+be)\s+"
+    r"(?:therefore\s+|thus\s+|clearly\s+|definitely\s+|indeed\s+)?(?:the\s+)?(?:only\s+|most\s+|best\s+)?(?:correct|right|true|best|answer|appropriate|accurate|closest)"
+)
+CONCLUDE = re.compile(
+    r"(?:\btherefore\b|\bthus\b|\bhence\b|\bso\b|\bconsequently\b|\bleaving\b|\bleaves\b|\bit'?s\b|\bit\s+is\b|\bmust\s+be\b|\bbe\b|所以|因此|故)[\s,:，]*"
+    r"(?:(?:it(?:'s|\s+is|\s+must\s+be)|we\s+(?:choose|pick|have)|i\s+(?:choose|pick)|the|correct|only)\s+)*(?:option\s+|choice\s+)?(?P<at>)",
+    re.IGNORECASE,
+)
+WRAPPED = re.compile(r"[(\[{*\"]{1,3}(?P<letter>[A-Za-z])[)\]}*\"]{1,3}")
+WORDS = re.compile(r"[^\W_]+")
+AFTER_ARTICLE = re.compile(r"\s*(?:$|[.,;:!?)\]}*_\"'。，、\n-]|(?:because|since|as|for|which|is|was|due|given|with|based|i\s+hope|\()\b|\()", re.IGNORECASE)
+
+
+def item_letters(letters: str | None, choices: Sequence[str] | None) -> str:
+    """The letters that count for an item, upper-case."""
+    if letters:
+        return "".join(dict.fromkeys(letters.upper()))
+    return ALPHABET[: len(choices)] if choices else DEFAULT_LETTERS
+
+
+def gold_letters(gold: str, letters: str, choices: Sequence[str] | None) -> str:
+    """The letters a gold answer names, in alphabetical order; "" where it names none."""
+    text = re.sub(r"\\(?:text|mathrm|boxed|textbf)", "", gold).strip().strip("$(){}[]. ")
+    named = [part for part in re.split(r"[\s,;&/]+|\band\b", text) if part]
+    if len(named) == 1 and named[0].isupper() and 1 < len(named[0]) <= len(letters) and set(named[0]) <= set(letters):
+        named = list(named[0])
+    if named and all(len(part) == 1 and part.upper() in letters for part in named):
+        return "".join(sorted({part.upper() for part in named}))
+    token = TOKEN.match(text)
+    if token and token["letter"] in letters and token["close"].strip():
+        return token["letter"]
+    return option_of(gold, letters, choices) or ""
+
+
+def extract_choice(response: str, letters: str, choices: Sequence[str] | None, several: bool = False) -> str | None:
+    """The chosen letters (one, or several in alphabetical order where `several`); None where there is no clear choice."""
+    text = answer_region(response)
+    if not text or is_placeholder(text):
+        return None
+    for _, _, content in reversed(find_boxes(text)):
+        chosen = _of_short(content, letters, choices, several)
+        if chosen is not None:
+            return chosen or None
+    whole = _of_short(text, letters, choices, several) if len(text) < 200 else None
+    if whole:
+        return whole
+    for find in (_announced, _declared_right, _leading, _concluded, _last_line, _sole):
+        chosen = find(text, letters, choices, several)
+        if chosen is not None:
+            return chosen or None
+    return option_of(text, letters, choices) or _mentioned_option(text, letters, choices)
+
+
+def _of_short(text: str, letters: str, choices: Sequence[str] | None, several: bool) -> str | None:
+    """The choice of a box or a whole short answer; "" for an ambiguous one."""
+    text = text.strip()
+    bare = re.sub(r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed|left|right|bf|rm)\b|[\s(){}\[\]$*_`\"'.“”]", "", text)
+    if len(bare) == 1 and bare.upper() in letters:
+        return bare.upper()
+    named = [part for part in re.split(r"[,;/&]|and", bare) if part]
+    if len(named) > 1 and all(len(part) == 1 and part.upper() in letters for part in named):
+        return "".join(sorted({part.upper() for part in named})) if several else ""
+    if several and 1 < len(bare) <= len(letters) and bare.isupper() and set(bare) <= set(letters):
+        return "".join(sorted(set(bare)))
+    option = option_of(text, letters, choices)
+    if option:
+        return option
+    token = TOKEN.match(text)
+    if token and ("\n" not in text or len(text) < 120):
+        return _judge(text, token, letters, several, strict=True)
+    return None
+
+
+def _judge(text: str, token: re.Match[str], letters: str, several: bool, *, strict: bool) -> str | None:
+    """Whether a letter token is a choice: None if it is a word, "" if it is one of several."""
+    letter = token["letter"]
+    wrapped = bool(token["open"].strip(" \n\t*_`\"'“‘$~")) or token["close"][:1] in (")", "]", "}")
+    if letter.upper() not in letters:
+        return None
+    rest = text[token.end() :]
+    ended = token["close"].strip() != "" or not rest.strip() or rest.startswith("\n")
+    if letter.islower() and not wrapped and not (ended and len(rest.split("\n", 1)[0].strip()) == 0):
+        return None
+    if letter in "AI" and not wrapped and not ended and not AFTER_ARTICLE.match(rest):
+        return None
+    if strict and not wrapped and not ended and letter not in "AI" and not re.match(r"\s", rest):
+        return None
+    named = [letter.upper()]
+    position = token.end() - (len(token["close"]) - len(token["close"].rstrip(" ,;，、"))) if token["close"] else token.end()
+    while joint := JOINT.match(text, position):
+        other = joint["letter"]
+        if other.upper() not in letters or (other.islower() and not wrapped) or (other in "AI" and re.match(r"\s+[a-z]", text[joint.end() :])):
+            break
+        named.append(other.upper())
+        position = joint.end()
+        tail = re.match(r"[)\]}*_`\"']*", text[position:])
+        position += tail.end() if tail else 0
+    if len(set(named)) == 1:
+        return named[0]
+    return "".join(sorted(set(named))) if several else ""
+
+
+def _announced(text: str, letters: str, choices: Sequence[str] | None, several: bool) -> str | None:
+    """After the last marker (`answer`, `option`, `choose`, ...) that a letter or an option's text follows."""
+    for marker in reversed(list(ANNOUNCE.finditer(text))[-24:]):
+        bridge = BRIDGE.match(text, marker.end())
+        position = bridge.end() if bridge else marker.end()
+        if position >= len(text):
+            continue
+        explicit = re.search(r"[:：=是为為]|\b(?:is|are|be)\b", text[marker.end() : position]) is not None
+        if NEGATED.match(text, position):
+            chosen = _concluded(text[position : position + 300], letters, choices, several)
+            if chosen:
+                return chosen
+            continue
+        if explicit and NONE_OF.match(text, position):
+            line = text[position:].split("\n", 1)[0]
+            if re.search(r"[:：]", text[marker.end() : position]) or not option_of(line, letters, choices):
+                if re.match(r"[\s*_`\"']*(?:none|neither|all|both)\b", text[position:], re.IGNORECASE) and marker[0].lower().startswith("answer"):
+                    return option_of(line, letters, choices) or ""
+            continue
+        token = TOKEN.match(text, position)
+        if token:
+            chosen = _judge(text, token, letters, several, strict=False)
+            plain = not token["open"].strip() and not token["close"].strip()
+            if chosen is not None and (explicit or not plain or chosen not in "AI" or marker[0].lower().startswith(("option", "choice"))):
+                return chosen
+        if explicit and choices:
+            line = re.split(r"\n|(?<=\w)\.\s", text[position:], maxsplit=1)[0]
+            chosen = option_of(line, letters, choices)
+            if chosen:
+                return chosen
+    return None
+
+
+def _declared_right(text: str, letters: str, choices: Sequence[str] | None, several: bool) -> str | None:
+    """`[D] is correct`, `(B) is the right answer`."""
+    found = [m["letter"] for m in RIGHT.finditer(text) if m["letter"] in letters and not re.match(r"\s+not\b", text[m.end("close") :][:40])]
+    return found[-1] if found else None
+
+
+def _leading(text: str, letters: str, choices: Sequence[str] | None, several: bool) -> str | None:
+    """`C. because ...`, `(C) text`, `C` on the first line."""
+    token = TOKEN.match(text)
+    if not token or not token["close"].strip() and text[token.end() :][:1] not in ("\n", ""):
+        return None
+    return _judge(text, token, letters, several, strict=True)
+
+
+def _concluded(text: str, letters: str, choices: Sequence[str] | None, several: bool) -> str | None:
+    """`..., so B`, `therefore (C)`."""
+    for match in reversed(list(CONCLUDE.finditer(text))[-12:]):
+        token = TOKEN.match(text, match.end())
+        if token and (chosen := _judge(text, token, letters, several, strict=False)):
+            if chosen not in "AI" or token["close"].strip() or not text[token.end() :].strip():
+                return chosen
+    return None
+
+
+def _last_line(text: str, letters: str, choices: Sequence[str] | None, several: bool) -> str | None:
+    """The last line holds nothing but a letter, or starts with one as an option does."""
+    line = text.rstrip().rsplit("\n", 1)[-1]
+    token = TOKEN.match(line)
+    if not token or (line[token.end() :].strip() and not token["close"].strip()):
+        return None
+    return _judge(line, token, letters, several, strict=True)
+
+
+def _sole(text: str, letters: str, choices: Sequence[str] | None, several: bool) -> str | None:
+    """The only letter that the last sentence, or else the whole text, names in brackets or emphasis."""
+    sentences = [part for part in re.split(r"(?<=[.!?。])\s+|\n+", text.strip()) if part]
+    for part in (sentences[-1] if sentences else "", text):
+        wrapped = {m["letter"].upper() for m in WRAPPED.finditer(part) if m["letter"].upper() in letters}
+        if len(wrapped) == 1:
+            return wrapped.pop()
+        plain = {m[0] for m in re.finditer(r"(?<![A-Za-z0-9'’.])[B-HJ-Z](?![A-Za-z0-9'’_^=(])", part) if m[0] in letters}
+        if not wrapped and len(plain) == 1 and len(text) < 400:
+            return plain.pop()
+        if wrapped:
+            return None
+    return None
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|left|right|displaystyle)\b|[\s$*_`\"'“”{}]", "", text)
+    return text.strip(".,;:!?()").casefold()
+
+
+def option_of(text: str, letters: str, choices: Sequence[str] | None) -> str | None:
+    """The letter of the one option whose full text this is, with or without its letter in front."""
+    if not choices:
+        return None
+    wanted = _plain(text)
+    if not wanted:
+        return None
+    matches = [letter for letter, option in zip(letters, choices, strict=False) if _plain(option) == wanted]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _mentioned_option(text: str, letters: str, choices: Sequence[str] | None) -> str | None:
+    """The one option whose text the last sentence holds; a text inside another option's longer text does not count."""
+    if not choices:
+        return None
+    sentences = [part for part in re.split(r"(?<=[.!?。])\s+|\n+", text.strip()) if part]
+    last = _words(sentences[-1]) if sentences else ""
+    held = [(letter, words) for letter, option in zip(letters, choices, strict=False)
+            if (words := _words(option)).strip() and words in last]
+    held = [(letter, words) for letter, words in held if not any(words != other and words in other for _, other in held)]
+    return held[0][0] if len(held) == 1 and " not " not in last else None
+
+
+def _words(text: str) -> str:
+    return f" {' '.join(WORDS.findall(text.casefold()))} "

@@ -1,0 +1,237 @@
+"""Where the answer stands in a response.
+
+Every step is a linear scan. In order: what follows the last `</think>`; the last `<answer>`; the last balanced box;
+what follows the last answer marker; the last formula; the last number. A short response without any of these is
+itself the answer. A prompt's own placeholder (`[your answer]`) is never an answer.
+"""
+
+import re
+from itertools import pairwise
+
+BOX = re.compile(r"(?:\\boxed|\\fbox|\\framebox|\x08oxed)\s*(?=\{)|(?:\\boxed|\x08oxed)\s+(?=[^\s{])")
+ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+SLOT = r"(?:(?:put|write|insert|your|the|a|final|numeric(?:al)?|letter|option|correct|short)\s+){0,4}(?:answer|solution|result)(?:\s+(?:here|only|letter|goes\s+here))*"
+PLACEHOLDER = re.compile(rf"[\[(<{{]\s*{SLOT}\s*[\])>}}]\.?|(?:your|insert|put)\s+{SLOT}|\.\.\.|…|\[\s*\]", re.IGNORECASE)
+MARKER = re.compile(
+    r"(?:\bfinal\s+(?:answer|result)|\b(?:correct\s+)?answers?\b|\bsolution\s+is\b|\bresult\s+is\b|####|答案|réponse|respuesta"
+    r"|antwort|ответ|risposta|resposta|正解|答え|정답)",
+    re.IGNORECASE,
+)
+AFTER_MARKER = re.compile(
+    r"[\s*_`\"'’]*(?:\((?!\s*-?\d)[^()\n]{0,40}\)\s*)?"
+    r"(?:(?:to|for|of|in|with|that|which|we|you|i|the|this|these|above|given|your|our|my|original|question|problem|equation|expression"
+    r"|final|value|correct|therefore|thus|hence|so|then|now|here|only|obtained|found|required|sought|must|should|would|will|could|can|may)\b"
+    r"[\s,]*){0,12}"
+    r"(?:(?:is|are|was|be|becomes?|equals?|est|es|ist|lautet|è|é|是|为|為|は|は:|：|:|=|-+>|→|-(?=\s))[\s*_`]*){0,4}"
+    r"(?:(?:therefore|thus|hence|given\s+by|equal\s+to|simply|just|exactly|approximately|about|around|roughly|nearly|option|the)\b[\s:]*)*",
+    re.IGNORECASE,
+)
+MATH_OPEN = re.compile(r"\\\[|\\\(|(?<!\\)\$\$|(?<![\\$])\$(?!\$)|\\begin\{(?:equation|align|gather|displaymath)\*?\}")
+MATH_CLOSE = {"\\[": "\\]", "\\(": "\\)", "$$": "$$", "$": "$"}
+NUMBER = re.compile(
+    r"(?<![\w.\\])[-−+]?(?:[$€£¥₹]\s?|\\\$\s?)?(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
+    r"(?:[eE][-+]?\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?(?:\s*(?:\\?%|percent(?:age)?\b|pct\b))?"
+)
+CJK_NUMBER = re.compile(r"(?<![\d.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?")
+SENTENCE_END = re.compile(r"(?<=[^\d\s.])\.(?=\s|$)|(?<=\d)\.(?=\s|$)|[。！；]|\n\s*\n|\n(?=\S)|(?<=\w)[!?](?=\s|$)|\s(?=I hope\b)")
+GLUE = re.compile(r"[\s$,;.]*(?:\\(?:text|mbox|mathrm|quad|qquad|,|;|\(|\)|\[|\])\s*)*[{]?\s*(?:and|or|,|;|&)?\s*[}]?[\s$,;~]*(?:\\(?:quad|qquad|,|;|\(|\)|\[|\])[\s$]*)*")
+APPROXIMATE = re.compile(r"[\s$]*(?:\\[()\[\]][\s$]*)*(?:\\approx|\\simeq|\\sim|≈|~|(?:or|which\s+is|i\.e\.)?\s*(?:about|approximately|roughly))[\s$:]*(?:\\[()\[\]][\s$]*)*",
+                         re.IGNORECASE)
+
+
+def answer_region(response: str) -> str:
+    """What follows the last `</think>`, then the inside of the last `<answer>`; the whole text where neither stands."""
+    end = response.rfind("</think>")
+    text = response[end + 8 :] if end >= 0 else response
+    start = text.rfind("<answer>")
+    while start >= 0:
+        close = text.find("</answer>", start)
+        inside = text[start + 8 : close if close >= 0 else len(text)].strip()
+        if inside and not is_placeholder(inside):
+            return inside
+        start = text.rfind("<answer>", 0, start)
+        if start < 0:
+            return ""
+    return text.strip()
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether the text is a template's slot and not an answer."""
+    return len(text) < 100 and PLACEHOLDER.fullmatch(text) is not None
+
+
+def find_boxes(text: str) -> list[tuple[int, int, str]]:
+    """Every balanced box as (start, end, content), in order of its start; one pass over the braces."""
+    if "oxed" not in text and "box" not in text:
+        return []
+    openings = [(match.start(), match.end()) for match in BOX.finditer(text)]
+    if not openings:
+        return []
+    closing = _matching_braces(text, openings[0][0])
+    boxes: list[tuple[int, int, str]] = []
+    for start, brace in openings:
+        if text[brace] != "{":
+            word = re.match(r"[^\s$]+", text[brace : brace + 200])
+            if word:
+                boxes.append((start, brace + word.end(), word[0]))
+        elif brace in closing:
+            boxes.append((start, closing[brace] + 1, text[brace + 1 : closing[brace]]))
+    return boxes
+
+
+def _matching_braces(text: str, start: int) -> dict[int, int]:
+    stack: list[int] = []
+    closing: dict[int, int] = {}
+    for match in ESCAPED_OR_BRACE.finditer(text, start):
+        if match[0] == "{":
+            stack.append(match.start())
+        elif match[0] == "}" and stack:
+            closing[stack.pop()] = match.start()
+    return closing
+
+
+def last_box(text: str) -> str | None:
+    """The last box; neighbours joined by a comma, `and` or `or` make one list, an approximation of the box before it is left out."""
+    boxes = [box for box in find_boxes(text) if box[2].strip() and not is_placeholder(box[2].strip())]
+    if not boxes:
+        return None
+    outer: list[tuple[int, int, str]] = []
+    for box in boxes:
+        if not outer or box[0] >= outer[-1][1]:
+            outer.append(box)
+    while len(outer) > 1 and outer[-1][0] - outer[-2][1] <= 60 and APPROXIMATE.fullmatch(text[outer[-2][1] : outer[-1][0]]):
+        outer.pop()
+    chain = [outer[-1][2]]
+    for before, after in pairwise(reversed(outer)):
+        between = text[after[1] : before[0]]
+        if len(between) > 40 or not GLUE.fullmatch(between) or after[2] == before[2]:
+            break
+        chain.append(after[2])
+    return unwrap_box(", ".join(reversed(chain)))
+
+
+def unwrap_box(text: str) -> str:
+    """The content where a box holds nothing but a box."""
+    for _ in range(8):
+        boxes = find_boxes(text)
+        if not boxes or boxes[0][0] != 0 or boxes[0][1] != len(text):
+            break
+        text = boxes[0][2].strip()
+    return text
+
+
+def math_spans(text: str) -> list[tuple[int, int, str]]:
+    r"""Every `$...$`, `$$...$$`, `\(...\)`, `\[...\]` as (start, end, content), by one pass."""
+    spans: list[tuple[int, int, str]] = []
+    position = 0
+    missing: set[str] = set()
+    while opening := MATH_OPEN.search(text, position):
+        mark = opening[0]
+        close = MATH_CLOSE.get(mark) or mark.replace("begin", "end")
+        end = -1 if close in missing else text.find(close, opening.end())
+        if end < 0:
+            missing.add(close)
+            position = opening.end()
+            continue
+        if mark == "$" and _is_currency(text, opening.end(), end):
+            position = opening.end()
+            continue
+        spans.append((opening.start(), end + len(close), text[opening.end() : end].strip()))
+        position = end + len(close)
+    return [span for span in spans if span[2]]
+
+
+def _is_currency(text: str, start: int, end: int) -> bool:
+    r"""Whether the text between two dollar signs is prose between two prices: `$5 and then $7`."""
+    inside = text[start:end]
+    return (inside[:1].isdigit() and re.search(r"[A-Za-z]{3,}\s+[A-Za-z]{2,}", inside) is not None and "\\" not in inside) or (
+        "\n\n" in inside
+    )
+
+
+def marked_answer(text: str) -> str | None:
+    """What the last answer marker announces: its first formula or its clause."""
+    for marker in reversed(list(MARKER.finditer(text))[-4:]):
+        after = AFTER_MARKER.match(text, marker.end())
+        start = after.end() if after else marker.end()
+        found = _announced(text[start : start + 4000])
+        if found:
+            return found
+    return None
+
+
+def _announced(tail: str) -> str | None:
+    tail = tail.lstrip(" \t\n*_`\"“”'")
+    spans = math_spans(tail[:2000])
+    end = SENTENCE_END.search(tail)
+    clause = tail[: end.start()] if end else tail
+    if spans and spans[0][0] <= max(len(clause), 3):
+        first_start, first_end, first = spans[0]
+        if first_start == 0 or not re.match(r"[-+]?\d", tail[:first_start].strip()):
+            return _join_spans(tail, spans, first_end, first)
+    clause = clean_clause(clause)
+    return clause if clause and not is_placeholder(clause) and len(clause) < 600 else None
+
+
+def _join_spans(text: str, spans: list[tuple[int, int, str]], end: int, first: str) -> str:
+    joined = [first]
+    for start, stop, content in spans[1:]:
+        if len(text[end:start]) > 24 or not re.fullmatch(r"\s*(?:,|;|,?\s*and|,?\s*or)\s*", text[end:start]):
+            break
+        joined.append(content)
+        end = stop
+    trailing = re.match(r"\s*(?:\\?%|percent(?:age)?\b)", text[end : end + 20])
+    return ", ".join(joined) + (r"\%" if trailing else "")
+
+
+def clean_clause(clause: str) -> str:
+    """A clause without emphasis, quotes, approximations' words and final punctuation."""
+    clause = clause.strip().strip("*_`\"“”").strip()
+    clause = re.sub(r"^(?:approximately|about|around|roughly|nearly|exactly|simply|just)\s+", "", clause, flags=re.IGNORECASE)
+    return clause.rstrip(" .,;:!*_`\"“”。，；").strip()
+
+
+def last_formula(text: str) -> tuple[int, str] | None:
+    """The last formula and where it starts; neighbours joined by a comma or `and` make one list."""
+    spans = math_spans(text)
+    if not spans:
+        return None
+    index = len(spans) - 1
+    while index > 0 and re.fullmatch(r"\s*(?:,|;|,?\s*and|,?\s*or)\s*", text[spans[index - 1][1] : spans[index][0]][:30]):
+        index -= 1
+    return spans[-1][0], _join_spans(text, spans[index:], spans[index][1], spans[index][2])
+
+
+def last_number(text: str) -> tuple[int, str] | None:
+    """The last number of a prose text and where it starts, with its sign, currency, percent sign and denominator."""
+    last = None
+    for last in NUMBER.finditer(text):
+        pass
+    if last is None:
+        for last in CJK_NUMBER.finditer(text):
+            pass
+    return (last.start(), last[0].strip()) if last else None
+
+
+PROSE = re.compile(r"[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{3,}")
+
+
+def extract_math(response: str) -> str | None:
+    """The answer as written in the response, or None where there is none."""
+    text = answer_region(response)
+    if not text or is_placeholder(text):
+        return None
+    box = last_box(text)
+    if box is not None:
+        return box.strip()
+    marked = marked_answer(text)
+    if marked is not None:
+        return marked
+    if len(text) < 300 and not PROSE.search(re.sub(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}|\\[A-Za-z]+", "", text)) and "\n\n" not in text:
+        spans = math_spans(text)
+        if not spans or (spans[0][0] == 0 and spans[-1][1] >= len(text.rstrip(".")) ):
+            return text
+    formula, number = last_formula(text), last_number(text)
+    if formula and (number is None or number[0] < formula[0] + len(formula[1]) + 2):
+        return formula[1]
+    return number[1] if number else None

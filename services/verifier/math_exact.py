@@ -1,0 +1,112 @@
+"""Plain numbers, exactly: integers and fractions as rationals, decimals with the digits they were written with."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_DIGITS = 2000
+"""Longest numeral that is read as a number."""
+
+MAX_EXPONENT = 400
+"""Largest power of ten that a scientific numeral may carry."""
+
+INTEGER = re.compile(r"-?\d{1,18}")
+NUMERAL = re.compile(
+    r"(?P<sign>[-+]?)\s*(?:\\?\$\s*|[€£¥₹]\s*)?(?P<sign2>-?)(?P<int>\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d*)(?:\.(?P<dec>\d*))?"
+    r"(?:[eE](?P<exp>[-+]?\d{1,4})|\s*(?:\\times|\\cdot|\*|x|X)\s*10\s*(?:\^|\*\*)\s*[{(]?\s*(?P<ten>[-+]?\s*\d{1,4})\s*[)}]?)?"
+    r"(?P<percent>\s*(?:\\?%|(?:\\text\s*\{\s*)?(?:percent(?:age)?|pct)\b\s*\}?))?"
+)
+FRACTION = re.compile(
+    r"(?P<sign>[-+]?)\s*(?:\\frac\s*\{\s*(?P<n1>[-+]?\d+)\s*\}\s*\{\s*(?P<d1>[-+]?\d+)\s*\}|\\frac\s*(?P<n2>\d)\s*(?P<d2>\d)|(?P<n3>\d+)\s*/\s*(?P<d3>-?\d+)"
+    r"|\(\s*(?P<n4>[-+]?\d+)\s*\)\s*/\s*\(?\s*(?P<d4>[-+]?\d+)\s*\)?)"
+)
+MIXED = re.compile(r"(?P<sign>[-+]?)\s*(?P<whole>\d+)\s*(?:\\frac\s*\{\s*(?P<n1>\d+)\s*\}\s*\{\s*(?P<d1>\d+)\s*\}|\\frac\s*(?P<n2>\d)(?P<d2>\d)|\s(?P<n3>\d+)\s*/\s*(?P<d3>\d+))")
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A numeral's exact value; `digits` is the count of decimals it was written with, None where it is exact."""
+
+    value: Fraction
+    digits: int | None = None
+    percent: bool = False
+
+
+def parse_number(text: str) -> Number | None:
+    """The number that a clean text spells and nothing else; None where it spells more than a number."""
+    if INTEGER.fullmatch(text):
+        return Number(Fraction(int(text)))
+    if len(text) > MAX_DIGITS or not text or not any(map(str.isdigit, text)):
+        return None
+    match = NUMERAL.fullmatch(text)
+    if match and (match["int"] or match["dec"]):
+        return _numeral(match)
+    match = FRACTION.fullmatch(text)
+    if match:
+        top, bottom = (next(v for v in match.group(*names) if v) for names in (("n1", "n2", "n3", "n4"), ("d1", "d2", "d3", "d4")))
+        return Number(_signed(match["sign"], Fraction(int(top), int(bottom)))) if int(bottom) else None
+    match = MIXED.fullmatch(text)
+    if match:
+        top, bottom = (next(v for v in match.group(*names) if v) for names in (("n1", "n2", "n3"), ("d1", "d2", "d3")))
+        return Number(_signed(match["sign"], int(match["whole"]) + Fraction(int(top), int(bottom)))) if int(bottom) else None
+    return None
+
+
+def _numeral(match: re.Match[str]) -> Number | None:
+    whole = re.sub(r"[, ]", "", match["int"] or "")
+    decimals = match["dec"] or ""
+    exponent = int((match["exp"] or match["ten"] or "0").replace(" ", ""))
+    if abs(exponent) > MAX_EXPONENT:
+        return None
+    value = Fraction(int(whole + decimals or "0")) * Fraction(10) ** (exponent - len(decimals))
+    value = _signed(match["sign"], _signed(match["sign2"], value))
+    percent = match["percent"] is not None
+    digits = len(decimals) - exponent if match["dec"] is not None or exponent < 0 else None
+    return Number(value / 100 if percent else value, digits + 2 if percent and digits is not None else digits, percent)
+
+
+def _signed(sign: str, value: Fraction) -> Fraction:
+    return -value if sign == "-" else value
+
+
+def significant(number: Number) -> int:
+    """How many significant digits a decimal was written with."""
+    if number.digits is None:
+        return MAX_DIGITS
+    scaled = abs(number.value) * Fraction(10) ** number.digits
+    return len(str(int(scaled))) if scaled else 1
+
+
+def numbers_equal(gold: Number, answer: Number) -> bool:
+    """Exact equality, or a decimal that is the other's value rounded: see `close`. `25%` is 0.25 and, as written, 25."""
+    if close(gold, answer):
+        return True
+    if gold.percent != answer.percent:
+        gold, answer = (Number(n.value * 100, None if n.digits is None else n.digits - 2) if n.percent else n for n in (gold, answer))
+        return close(gold, answer)
+    return False
+
+
+def close(gold: Number, answer: Number) -> bool:
+    """Whether two values agree as far as their digits go.
+
+    Exact values must be equal. A decimal gold agrees with a more precise answer that rounds to it, within 0.15 %. A decimal
+    answer agrees with an exact gold that is no integer if it has four significant digits or more and is its rounding.
+    Either way the noise of floating point (1e-9) is forgiven.
+    """
+    if gold.value == answer.value:
+        return True
+    if gold.digits is None and answer.digits is None:
+        return False
+    difference, scale = abs(gold.value - answer.value), max(abs(gold.value), abs(answer.value))
+    if difference <= scale * Fraction(1, 10**9):
+        return True
+    if gold.digits is not None and (answer.digits is None or answer.digits > gold.digits):
+        if answer.digits is None and answer.value.denominator == 1:
+            return False
+        return significant(gold) >= 2 and 2 * difference <= Fraction(10) ** -gold.digits and difference <= scale * Fraction(15, 10**4)
+    if answer.digits is not None and (gold.digits is None or gold.digits > answer.digits):
+        if gold.digits is None and gold.value.denominator == 1:
+            return False
+        return significant(answer) >= 4 and difference < Fraction(10) ** -answer.digits and difference <= scale * Fraction(15, 10**5)
+    return False

@@ -1,0 +1,82 @@
+"""One spelling for what is written in many ways: the text that every tier compares or parses.
+
+`clean` keeps the meaning and removes layout; `normal_form` is a cheap canonical form for counting distinct answers.
+"""
+
+import re
+from fractions import Fraction
+
+from services.verifier.math_exact import parse_number
+
+UNICODE = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "‑": "-", "﹣": "-", "－": "-", "＋": "+", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ",
+        "÷": r"\div ", "∗": "*", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ",
+        "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "°": r"^\circ ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
+        "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}",
+        "¾": r"\frac{3}{4}", "⅛": r"\frac{1}{8}", "²": "^{2}", "³": "^{3}", "¹": "^{1}", "⁰": "^{0}", "⁴": "^{4}", "⁵": "^{5}", "⁶": "^{6}",
+        "⁷": "^{7}", "⁸": "^{8}", "⁹": "^{9}", "⁻": "^{-}", "ⁿ": "^{n}", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "…": r"\ldots ",
+        "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
+        "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ϕ": r"\phi ", "ω": r"\omega ", "Δ": r"\Delta ", "Ω": r"\Omega ", "ρ": r"\rho ",
+        "₀": "_{0}", "₁": "_{1}", "₂": "_{2}", "₃": "_{3}", "₄": "_{4}", "₅": "_{5}", "₆": "_{6}", "₇": "_{7}", "₈": "_{8}", "₉": "_{9}",
+        "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∖": r"\setminus ",
+        "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "［": "[", "］": "]", "｛": "{", "｝": "}", "％": "%", "。": ".", "、": ",", "＝": "=",
+        "＜": "<", "＞": ">", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2003": " ", "\u3000": " ", "\u200b": "", "\ufeff": "", "\x0c": r"\f",
+        "∫": r"\int ", "∑": r"\sum ", "∏": r"\prod ", "∂": r"\partial ", "∣": "|", "≡": r"\equiv ", "±": r"\pm ", "∓": r"\mp ", "→": r"\to ",
+        "∧": r"\land ", "∨": r"\lor ", "¬": r"\neg ", "∀": r"\forall ", "∃": r"\exists ",
+    }
+)
+"""Characters that LaTeX or Python spells otherwise."""
+
+SUPERSCRIPTS = re.compile(r"(?:\^\{[-\dn]\}){2,}")
+DELIMITERS = re.compile(r"\\\(|\\\)|\\\[|\\\]|(?<!\\)\$+")
+LAYOUT = re.compile(
+    r"\\(?:left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|big|Big|bigg|Bigg|displaystyle|textstyle|scriptstyle|limits|nolimits"
+    r"|boldsymbol|bm|Large|large|huge|Huge|small|normalsize|rm|bf|it|mathstrut|strut|hfill|noindent|nobreak)(?![A-Za-z])\s?\.?(?<![.])"
+    r"|\\(?:left|right)\s?\.|(?<!\\)\\[!,;:> ]|(?<!\\)~|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace)(?![A-Za-z])"
+)
+FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+SPACE = re.compile(r"\s+")
+WORD = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
+
+
+def clean(text: str) -> str:
+    """The text without math delimiters, layout commands and final punctuation; Unicode signs as LaTeX."""
+    text = text.strip()
+    if not text.isascii():
+        text = SUPERSCRIPTS.sub(lambda m: "^{" + re.sub(r"[\^{}]", "", m[0]) + "}", text.translate(UNICODE))
+    if "$" in text or "\\" in text:
+        text = text.replace(r"\$", "\x01")
+        text = DELIMITERS.sub(" ", text).replace("\x01", r"\$")
+        text = re.sub(r"(?<=\d)(?:\\[,!;: ]|\{,\}\s*|\\ )+(?=\d{3}(?!\d))", ",", text)
+        text = LAYOUT.sub(" ", text)
+        text = FRACTION.sub(r"\\frac", text)
+    text = text.strip()
+    while text and text[-1] in ".,;:" and not text.endswith(("..", r"\,", r"\;", r"\:")):
+        text = text[:-1].rstrip()
+    return SPACE.sub(" ", text).strip("*`").strip()
+
+
+def squeeze(text: str) -> str:
+    """`clean` text without any white space, one spelling of fractions and of text commands."""
+    text = re.sub(r"\\(?:text|mathrm|mbox|textbf|mathbf|textit|operatorname|textnormal|mathit|mathsf)\*?\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
+    return re.sub(r"\s+|\\(?=[{}%$])(?![{}])", "", text)
+
+
+def normal_form(answer: str) -> str:
+    """A canonical spelling: equal forms count as one distinct answer, unequal ones may still be equal in value."""
+    number = parse_number(cleaned := clean(answer))
+    if number is not None:
+        return _canonical(number.value) + ("%" if number.percent else "")
+    form = squeeze(cleaned)
+    return form.lower() if WORD.fullmatch(cleaned) else form
+
+
+def _canonical(value: Fraction) -> str:
+    return str(value)
+
+
+def string_form(text: str) -> str:
+    """Lower case without white space: the paper scripts' equality."""
+    return "".join(text.split()).lower()

@@ -1,0 +1,122 @@
+"""Grading of batches: cache, duplicates graded once, tiers in the server, computer algebra in the workers.
+
+No item delays another: the server's own tiers take bounded steps and give way to the event loop between items.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+
+from services.verifier.choice import item_letters
+from services.verifier.grading import Decision, Deferred, Extracted, decide, extract, golds_of
+from services.verifier.metrics import Metrics
+from services.verifier.pool import WorkerPool
+from services.verifier.settings import VerifierSettings
+from services.verifier.task import Task
+from shared.errors import Overloaded
+from shared.grading import Verdict, VerifyItem, VerifyResult
+
+Key = tuple[str, tuple[str, ...], str | None, str, tuple[str, ...]]
+SLICE_SECONDS = 0.002
+"""How long the server grades before it lets the event loop turn."""
+
+
+class Verifier:
+    """Grades items; one for each server process."""
+
+    def __init__(self, settings: VerifierSettings, pool: WorkerPool, metrics: Metrics) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._metrics = metrics
+        self._cache: OrderedDict[Key, Decision] = OrderedDict()
+        self._twins: dict[Key, asyncio.Task[tuple[Decision, str | None]]] = {}
+        self._in_flight = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether every tier can be reached."""
+        return self._pool.alive
+
+    async def verify(self, items: Sequence[VerifyItem]) -> list[VerifyResult]:
+        """One result for each item, in order; raises `Overloaded` where the server holds too many items already."""
+        with self._admit(len(items)):
+            pending: list[VerifyResult | asyncio.Task[VerifyResult]] = []
+            turn = time.perf_counter()
+            for item in items:
+                pending.append(self._grade(item))
+                if time.perf_counter() - turn > SLICE_SECONDS:
+                    await asyncio.sleep(0)
+                    turn = time.perf_counter()
+            results = [found if isinstance(found, VerifyResult) else await found for found in pending]
+        for item, result in zip(items, results, strict=True):
+            self._metrics.verdicts.labels(item.kind, result.verdict).inc()
+            self._metrics.methods.labels(result.method or "none").inc()
+            self._metrics.seconds.labels(result.method or "none").observe(result.ms / 1000)
+        return results
+
+    @contextmanager
+    def _admit(self, count: int) -> Iterator[None]:
+        if self._in_flight + count > self._settings.verifier_queue:
+            self._metrics.refusals.inc()
+            raise Overloaded(f"{self._in_flight} items are being graded, and {count} more do not fit.", remedy="Try again later.")
+        self._in_flight += count
+        self._metrics.in_flight.set(self._in_flight)
+        try:
+            yield
+        finally:
+            self._in_flight -= count
+            self._metrics.in_flight.set(self._in_flight)
+
+    def _grade(self, item: VerifyItem) -> "VerifyResult | asyncio.Task[VerifyResult]":
+        start = time.perf_counter()
+        extracted = extract(item)
+        key = (item.kind, golds_of(item), extracted.answer, item_letters(item.letters, item.choices), tuple(item.choices or ()))
+        known = self._cache.get(key)
+        if known is not None:
+            self._cache.move_to_end(key)
+            self._metrics.cache_hits.inc()
+            return _result(item, extracted, known, start, cached=True)
+        decision = decide(item, extracted)
+        if isinstance(decision, Decision):
+            self._remember(key, decision)
+            return _result(item, extracted, decision, start)
+        twin = self._twins.get(key)
+        if twin is not None:
+            self._metrics.cache_hits.inc()
+        else:
+            twin = asyncio.create_task(self._settle(key, decision, item.deadline_ms or self._settings.verifier_deadline_ms))
+            self._twins[key] = twin
+            twin.add_done_callback(lambda _: self._twins.pop(key, None))
+        return asyncio.create_task(self._await_twin(item, extracted, twin, start))
+
+    async def _await_twin(self, item: VerifyItem, extracted: Extracted, twin: "asyncio.Task[tuple[Decision, str | None]]",
+                          start: float) -> VerifyResult:
+        decision, detail = await asyncio.shield(twin)
+        return _result(item, extracted, decision, start, detail=detail)
+
+    async def _settle(self, key: Key, deferred: Deferred, deadline_ms: int) -> tuple[Decision, str | None]:
+        with self._metrics.symbolic.track_inprogress():
+            outcome = await self._pool.run(Task(pairs=list(deferred.pairs)), deadline_ms / 1000)
+        if outcome is None:
+            return Decision(Verdict.TIMEOUT, None), f"Not decided within {deadline_ms} ms."
+        if outcome.equal is None:
+            return Decision(Verdict.ERROR, None), outcome.failure
+        decision = Decision(Verdict.CORRECT if outcome.equal else Verdict.INCORRECT, "symbolic")
+        self._remember(key, decision)
+        return decision, None
+
+    def _remember(self, key: Key, decision: Decision) -> None:
+        self._cache[key] = decision
+        while len(self._cache) > self._settings.verifier_cache:
+            self._cache.popitem(last=False)
+
+
+def _result(item: VerifyItem, extracted: Extracted, decision: Decision, start: float, *, cached: bool = False,
+            detail: str | None = None) -> VerifyResult:
+    return VerifyResult(
+        id=item.id, verdict=decision.verdict, extracted=extracted.answer, normal_form=extracted.normal_form,
+        method=decision.method, ms=(time.perf_counter() - start) * 1000, cached=cached, detail=detail,
+    )
