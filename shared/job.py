@@ -276,6 +276,15 @@ class JobStatus(Schema):
     started: float | None = None
     finished: float | None = None
     model: str | None = None
+    """Name that the engine serves."""
+    base: str | None = None
+    """Folder or hub name of the base policy's weights."""
+    problems: list[int] = []
+    """Rows of the job's dataset (0 without one) and of each evaluation set."""
+    steps_done: int = 0
+    """Steps of the job's plan that are finished; a restart goes on after these."""
+    steps_total: int = 0
+    step_started: float | None = None
     evaluations: list[Evaluation] = []
     rollouts: list[RolloutSummary] = []
     trainings: list[TrainingStatus] = []

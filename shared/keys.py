@@ -10,12 +10,14 @@ CONDUCTOR = "drift:conductor"
 """String with expiry: who may advance jobs; its fencing token is `CONDUCTOR_TOKEN`'s value when it was taken."""
 CONDUCTOR_TOKEN = "drift:conductor:token"
 """Counter: a new fencing token for each holder."""
+ACTIVE = "drift:active"
+"""String: the part of a job that the workers of all replicas roll out now, JSON."""
 TRAININGS = "drift:trainings"
 """Stream of training tasks, consumer group `trainer`."""
 TRAINER_ALIVE = "drift:trainer:alive"
 """String with expiry: set while a trainer waits or works."""
 ENGINE_POLICIES = "drift:engine:policies"
-"""Hash: engine URL -> the policy that it was last given, and the engine's start time."""
+"""Hash: engine URL -> the weights that it was last given and the engine's start time, JSON."""
 
 TRAINER_GROUP = "trainer"
 ROLLOUT_GROUP = "rollout"
@@ -31,6 +33,11 @@ def status(job: str) -> str:
     return f"drift:{{{job}}}:status"
 
 
+def fence(job: str) -> str:
+    """Counter: the highest fencing token that has written the status; a lower one is a conductor of the past."""
+    return f"drift:{{{job}}}:fence"
+
+
 def command(job: str) -> str:
     """String: what the user asked of the job: `pause` or `cancel`."""
     return f"drift:{{{job}}}:command"
@@ -44,6 +51,11 @@ def events(job: str) -> str:
 def tickets(job: str, part: str) -> str:
     """Stream of groups to roll out, consumer group `rollout`."""
     return f"drift:{{{job}}}:{part}:tickets"
+
+
+def tickets_made(job: str, part: str) -> str:
+    """Counter: groups whose tickets have been written so far."""
+    return f"drift:{{{job}}}:{part}:tickets:made"
 
 
 def done(job: str, part: str) -> str:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from shared import keys
 from shared.trajectory import Trajectory
@@ -21,10 +23,15 @@ _PUBLISH = Path(__file__).with_name("publish.lua").read_text()
 SOCKET_TIMEOUT_S = 30.0
 """Above every blocking read's time, else the client gives up before the server answers."""
 
+_RETRY = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=60, supported_errors=(ConnectionError, TimeoutError))
+"""About a minute: a Redis that restarts is waited for. Every write here may be repeated without harm."""
+
 
 def connect(url: str) -> Redis:
-    """The one way to a Redis client: strings decoded, deadlines set."""
-    return Redis.from_url(url, decode_responses=True, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=5.0)
+    """The one way to a Redis client: strings decoded, deadlines set, a restarting server waited for."""
+    return Redis.from_url(
+        url, decode_responses=True, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=5.0, retry=_RETRY, protocol=2
+    )
 
 
 async def ensure_group(redis: Redis, stream: str, group: str) -> None:
@@ -72,7 +79,7 @@ class TrajectoryStream:
         answer = await self._redis.xreadgroup(
             keys.TRAINER_GROUP, consumer, {self._name: ">"}, count=count, block=block_ms
         )
-        return [Entry(id, fields["trajectory"]) for _, entries in answer or [] for id, fields in entries]
+        return [Entry(id, fields.get("trajectory", "")) for _, entries in answer or [] for id, fields in entries]
 
     async def reclaim(self, consumer: str, idle_ms: int) -> AsyncIterator[list[Entry]]:
         """Entries that a consumer (this one before a crash, or a dead one) read and never released."""
@@ -81,7 +88,7 @@ class TrajectoryStream:
             start, entries, *_ = await self._redis.xautoclaim(
                 self._name, keys.TRAINER_GROUP, consumer, min_idle_time=idle_ms, start_id=start, count=256
             )
-            yield [Entry(id, fields["trajectory"]) for id, fields in entries if fields]
+            yield [Entry(id, fields.get("trajectory", "")) for id, fields in entries if fields]
             if start == "0-0":
                 return
 

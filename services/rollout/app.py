@@ -1,0 +1,150 @@
+"""The rollout service over HTTP: jobs in, status and trajectories out. Conducting and rolling out run beside it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import FastAPI, Header, Path, Query, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry
+from redis.exceptions import RedisError
+
+from services.rollout.conductor import Conductor
+from services.rollout.datasets import count_problems
+from services.rollout.engines import Engines
+from services.rollout.grader import Grader
+from services.rollout.jobs import Jobs
+from services.rollout.policy import Policies
+from services.rollout.prompts import load_prompts
+from services.rollout.records import Records, TrajectoryPage
+from services.rollout.settings import RolloutSettings
+from services.rollout.steps import Steps
+from services.rollout.worker import Worker
+from shared.job import JobSpec, JobStatus
+from shared.schema import Schema
+from shared.settings import load_settings
+from shared.stream import connect
+from shared.telemetry import configure_logging
+from shared.verifier_client import VerifierClient
+from shared.web import equip, problem
+
+VERIFIER_ATTEMPTS = 14
+"""About a minute and a half: a verifier that restarts is waited for."""
+
+JobId = Annotated[str, Path(pattern=r"^[0-9]{8}-[0-9]{6}-[0-9a-f]{6}$")]
+
+
+class Accepted(Schema):
+    """A job that has been queued."""
+
+    id: str
+    state: str
+
+
+class JobList(Schema):
+    """The newest first."""
+
+    jobs: list[JobStatus]
+
+
+def create_app(settings: RolloutSettings | None = None) -> FastAPI:
+    """The application; settings come from the environment where none are given."""
+    settings = settings or load_settings(RolloutSettings)
+    configure_logging("rollout", settings.log_level)
+    registry = CollectorRegistry()
+    redis = connect(settings.redis_url)
+    jobs = Jobs(redis)
+    engines = Engines(settings, registry)
+    key = settings.api_keys[0].get_secret_value() if settings.api_keys else None
+    verifier = VerifierClient(settings.verifier_url, key, attempts=VERIFIER_ATTEMPTS)
+    policies = Policies(redis, engines)
+    worker = Worker(redis, jobs, engines, Grader(verifier.verify), settings.high_water)
+    steps = Steps(redis, jobs, engines, policies, settings)
+    conductor = Conductor(redis, jobs, steps, policies, worker.name)
+    records = Records(redis, settings.runs_root)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(run()) for run in (policies.watch, worker.run, conductor.run)]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await engines.close()
+            await verifier.aclose()
+            await redis.aclose()
+
+    app = FastAPI(title="DRIFT rollout service", version="1", lifespan=lifespan)
+    equip(app, keys=settings.api_keys, max_body=settings.max_body_bytes, registry=registry)
+
+    @app.get("/ready", tags=["probes"], response_model=None)
+    async def ready() -> Response:
+        """Redis and the verifier answer; engines may come and go."""
+        try:
+            await asyncio.wait_for(redis.ping(), 2.0)
+        except (RedisError, TimeoutError):
+            return problem(503, "Redis does not answer.", remedy="See DRIFT_REDIS_URL.")
+        if not await verifier.ready():
+            return problem(503, "The verifier does not answer.", remedy="See DRIFT_VERIFIER_URL.")
+        return JSONResponse({"status": "ready"})
+
+    @app.post("/v1/jobs", status_code=202, tags=["jobs"])
+    async def submit(
+        spec: JobSpec, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None
+    ) -> Accepted:
+        """Queue a job. The template and every row that is at hand are checked first; hub datasets when the job begins."""
+        load_prompts(spec.protocol.template, spec.protocol.max_turns)
+        for dataset in (spec.dataset, *spec.evaluate):
+            if dataset and dataset.hub is None:
+                await asyncio.to_thread(count_problems, dataset, settings.data_root)
+        status = await jobs.create(spec, idempotency_key)
+        return Accepted(id=status.id, state=status.state)
+
+    @app.get("/v1/jobs", tags=["jobs"])
+    async def list_jobs(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> JobList:
+        """The newest jobs."""
+        return JobList(jobs=await jobs.list(limit))
+
+    @app.get("/v1/jobs/{job}", tags=["jobs"])
+    async def show(job: JobId) -> JobStatus:
+        """Where a job stands, and what it has measured."""
+        return await jobs.get(job)
+
+    @app.get("/v1/jobs/{job}/spec", tags=["jobs"])
+    async def show_spec(job: JobId) -> JobSpec:
+        """What the job was asked to do."""
+        return await jobs.spec(job)
+
+    @app.delete("/v1/jobs/{job}", status_code=202, tags=["jobs"])
+    async def cancel(job: JobId) -> Accepted:
+        """Cancel; the job ends within seconds and leaves no request behind. What it has recorded stays."""
+        status = await jobs.command(job, "cancel")
+        return Accepted(id=status.id, state=status.state)
+
+    @app.post("/v1/jobs/{job}/pause", status_code=202, tags=["jobs"])
+    async def pause(job: JobId) -> Accepted:
+        """Stop rolling out until resumed; a training that runs goes on."""
+        status = await jobs.command(job, "pause")
+        return Accepted(id=status.id, state=status.state)
+
+    @app.post("/v1/jobs/{job}/resume", status_code=202, tags=["jobs"])
+    async def resume(job: JobId) -> Accepted:
+        """Go on with a paused job."""
+        status = await jobs.resume(job)
+        return Accepted(id=status.id, state=status.state)
+
+    @app.get("/v1/jobs/{job}/trajectories", tags=["jobs"])
+    async def list_trajectories(
+        job: JobId,
+        after: Annotated[str | None, Query(max_length=64)] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        part: Annotated[str | None, Query(pattern=r"^(rollout-\d{1,6}|evaluate-\d{1,6}-\d{1,6})$")] = None,
+    ) -> TrajectoryPage:
+        """Trajectories by part, group and k, with return and weight; `after` is the last page's `next`."""
+        spec = await jobs.spec(job)
+        return await records.page(job, spec.returns, after, limit, part)
+
+    return app

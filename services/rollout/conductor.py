@@ -1,0 +1,129 @@
+"""Conducts jobs: one replica at a time holds the lease and takes the oldest job through its plan, step by step.
+
+Each step may be repeated after a crash without harm, and the status says how many are finished; so any
+replica can go on where another stopped. Writes carry the lease's fencing token.
+"""
+
+import asyncio
+import contextlib
+import time
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.rollout.jobs import Jobs, StaleConductor
+from services.rollout.policy import Policies
+from services.rollout.steps import Interrupted, Steps, plan_steps
+from shared import keys
+from shared.errors import DriftError
+from shared.job import JobStatus, State
+from shared.telemetry import get_logger
+
+LEASE_MS = 10_000
+POLL_S = 0.5
+log = get_logger(__name__)
+
+
+class Conductor:
+    """One replica's candidate for the lease."""
+
+    def __init__(self, redis: Redis, jobs: Jobs, steps: Steps, policies: Policies, name: str) -> None:
+        self._redis = redis
+        self._jobs = jobs
+        self._steps = steps
+        self._policies = policies
+        self._name = name
+
+    async def run(self) -> None:
+        """Take the lease whenever it is free, and conduct while it is held, until cancelled."""
+        while True:
+            try:
+                if await self._redis.set(keys.CONDUCTOR, self._name, nx=True, px=LEASE_MS):
+                    await self._conduct(await self._redis.incr(keys.CONDUCTOR_TOKEN))
+            except (RedisError, StaleConductor) as error:
+                log.warning("conductor_interrupted", error=str(error))
+            await asyncio.sleep(POLL_S)
+
+    async def _conduct(self, token: int) -> None:
+        log.info("conducting", token=token)
+        self._policies.conducting = True
+        conducting = asyncio.create_task(self._take_jobs(token))
+        keeping = asyncio.create_task(self._keep_lease())
+        try:
+            await asyncio.wait((conducting, keeping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._policies.conducting = False
+            for task in (conducting, keeping):
+                task.cancel()
+            results = await asyncio.gather(conducting, keeping, return_exceptions=True)
+            with contextlib.suppress(RedisError):
+                if await self._redis.get(keys.CONDUCTOR) == self._name:
+                    await self._redis.delete(keys.CONDUCTOR)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _keep_lease(self) -> None:
+        """Returns when the lease is lost."""
+        while await self._redis.get(keys.CONDUCTOR) == self._name:
+            await self._redis.pexpire(keys.CONDUCTOR, LEASE_MS)
+            await asyncio.sleep(LEASE_MS / 4000)
+
+    async def _take_jobs(self, token: int) -> None:
+        while True:
+            chosen: JobStatus | None = None
+            for status in await self._jobs.unfinished():
+                asked = await self._jobs.asked(status.id)
+                if asked == "cancel":
+                    await self._finish(status, State.CANCELLED, token)
+                elif asked == "pause":
+                    if status.state is not State.PAUSED:
+                        await self._jobs.write(status.model_copy(update={"state": State.PAUSED}), token)
+                elif chosen is None:
+                    chosen = status
+            if chosen is None:
+                await asyncio.sleep(POLL_S)
+            else:
+                await self._take_through(chosen, token)
+
+    async def _take_through(self, status: JobStatus, token: int) -> None:
+        """From wherever the job stands to its end, or to the next interruption by the user."""
+        spec = await self._jobs.spec(status.id)
+        steps = plan_steps(spec)
+        log.info("job_taken", job=status.id, step=status.steps_done, steps=len(steps))
+        status = await self._jobs.write(
+            status.model_copy(
+                update={
+                    "state": State.RUNNING,
+                    "started": status.started or time.time(),
+                    "steps_total": len(steps),
+                }
+            ),
+            token,
+        )
+        try:
+            for step in steps[status.steps_done :]:
+                started = status.step_started or time.time()
+                status = status.model_copy(update={"phase": step.kind, "progress": None, "step_started": started})
+                status = await self._steps.carry_out(step, spec, await self._jobs.write(status, token), token)
+                done = {"steps_done": status.steps_done + 1, "step_started": None}
+                status = await self._jobs.write(status.model_copy(update=done), token)
+        except Interrupted:
+            return
+        except StaleConductor:
+            raise
+        except DriftError as error:
+            log.error("job_failed", job=status.id, error=str(error))
+            status = await self._jobs.get(status.id)
+            await self._finish(status.model_copy(update={"error": str(error)}), State.FAILED, token)
+            return
+        finally:
+            await self._jobs.deactivate()
+        await self._finish(status, State.SUCCEEDED, token)
+
+    async def _finish(self, status: JobStatus, state: State, token: int) -> None:
+        log.info("job_finished", job=status.id, state=state)
+        update = {"state": state, "phase": None, "progress": None, "finished": time.time()}
+        await self._jobs.write(status.model_copy(update=update), token)
+        if state is not State.SUCCEEDED:
+            await self._steps.sweep(status.id)

@@ -1,0 +1,62 @@
+"""Grades turns with the verifier: requests of one moment travel together, and a grader's fault is tried once more."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from shared.errors import DriftError
+from shared.grading import MAX_BATCH, VerifyItem, VerifyResult
+from shared.trajectory import Problem
+
+Verify = Callable[[list[VerifyItem]], Awaitable[list[VerifyResult]]]
+
+LINGER_S = 0.002
+"""How long the first of a batch waits for company."""
+
+
+class Grader:
+    """Collects the items of concurrent episodes into batches."""
+
+    def __init__(self, verify: Verify) -> None:
+        self._verify = verify
+        self._waiting: list[tuple[VerifyItem, asyncio.Future[VerifyResult]]] = []
+        self._sending: set[asyncio.Task[None]] = set()
+        self._serial = 0
+
+    async def grade(self, problem: Problem, response: str) -> VerifyResult:
+        """The verdict on one response; `timeout` and `error` are asked for once more, then stand."""
+        result = await self._ask(problem, response)
+        return result if result.verdict.decides else await self._ask(problem, response)
+
+    async def _ask(self, problem: Problem, response: str) -> VerifyResult:
+        self._serial += 1
+        item = VerifyItem(
+            id=str(self._serial), kind=problem.kind, response=response, answer=problem.answer, choices=problem.choices
+        )
+        future: asyncio.Future[VerifyResult] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if len(self._waiting) == 1:
+            self._begin(self._send_after_linger())
+        return await future
+
+    def _begin(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send_after_linger(self) -> None:
+        await asyncio.sleep(LINGER_S)
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), MAX_BATCH):
+            self._begin(self._send(waiting[start : start + MAX_BATCH]))
+
+    async def _send(self, batch: Sequence[tuple[VerifyItem, asyncio.Future[VerifyResult]]]) -> None:
+        try:
+            results = await self._verify([item for item, _ in batch])
+        except DriftError as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)

@@ -1,0 +1,148 @@
+"""Jobs as Redis keeps them: an immutable spec, a status written by the conductor alone, and the user's commands."""
+
+import secrets
+import time
+from pathlib import Path
+from typing import Literal
+
+from redis.asyncio import Redis
+
+import shared
+from shared import keys
+from shared.errors import Conflict, DriftError, NotFound
+from shared.job import JobSpec, JobStatus, State
+from shared.schema import Schema
+from shared.trajectory import Phase, part_name
+
+Command = Literal["cancel", "pause"]
+
+MAX_EVENTS = 10_000
+_ADVANCE = (Path(shared.__file__).with_name("advance.lua")).read_text()
+
+
+class StaleConductor(DriftError):
+    """Another replica conducts now; whatever this one was doing is its business no more."""
+
+
+class Part(Schema):
+    """One rollout or evaluation of a job: what the workers of all replicas work on."""
+
+    job: str
+    phase: Phase
+    stage: int
+    dataset: int
+    policy: str
+    weights: str
+    """Folder or hub name that the engines must be serving."""
+    model: str
+    """Name that the engines serve the policy under."""
+    group_size: int
+
+    @property
+    def name(self) -> str:
+        return part_name(self.phase, self.stage, self.dataset)
+
+
+class Jobs:
+    """All jobs."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._advance = redis.register_script(_ADVANCE)
+
+    async def create(self, spec: JobSpec, idempotency_key: str | None = None) -> JobStatus:
+        """Queue a job; the same idempotency key gives the job that it made before."""
+        now = time.time()
+        job = time.strftime("%Y%m%d-%H%M%S-", time.gmtime(now)) + secrets.token_hex(3)
+        if idempotency_key and not await self._redis.hsetnx(keys.IDEMPOTENCY, idempotency_key, job):
+            earlier = await self._redis.hget(keys.IDEMPOTENCY, idempotency_key)
+            if earlier and await self._redis.exists(keys.status(earlier)):
+                if await self.spec(earlier) != spec:
+                    raise Conflict(
+                        f"The idempotency key belongs to job {earlier}, which has another spec.",
+                        remedy="Send a new Idempotency-Key.",
+                    )
+                return await self.get(earlier)
+            await self._redis.hset(keys.IDEMPOTENCY, idempotency_key, job)
+        status = JobStatus(id=job, name=spec.name, state=State.QUEUED, created=now)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(keys.spec(job), spec.model_dump_json())
+            pipe.set(keys.status(job), status.model_dump_json())
+            pipe.zadd(keys.JOBS, {job: now})
+            await pipe.execute()
+        return status
+
+    async def get(self, job: str) -> JobStatus:
+        """Raises `NotFound`."""
+        status = await self._redis.get(keys.status(job))
+        if status is None:
+            raise NotFound(f"There is no job {job[:64]!r}.", remedy="GET /v1/jobs lists them.")
+        return JobStatus.model_validate_json(status)
+
+    async def spec(self, job: str) -> JobSpec:
+        """Raises `NotFound`."""
+        spec = await self._redis.get(keys.spec(job))
+        if spec is None:
+            raise NotFound(f"There is no job {job[:64]!r}.", remedy="GET /v1/jobs lists them.")
+        return JobSpec.model_validate_json(spec)
+
+    async def list(self, limit: int = 100) -> list[JobStatus]:
+        """The newest first."""
+        names = await self._redis.zrevrange(keys.JOBS, 0, limit - 1)
+        found = [await self._redis.get(keys.status(name)) for name in names]
+        return [JobStatus.model_validate_json(status) for status in found if status]
+
+    async def unfinished(self) -> list[JobStatus]:
+        """The oldest first."""
+        names = await self._redis.zrange(keys.JOBS, 0, -1)
+        found = [await self._redis.get(keys.status(name)) for name in names]
+        statuses = [JobStatus.model_validate_json(status) for status in found if status]
+        return [status for status in statuses if not status.state.final]
+
+    async def write(self, status: JobStatus, token: int) -> JobStatus:
+        """Replace the status; raises `StaleConductor` when a later conductor has written it."""
+        job = status.id
+        names = [keys.fence(job), keys.status(job), keys.events(job)]
+        if not await self._advance(keys=names, args=[token, status.model_dump_json(), MAX_EVENTS]):
+            raise StaleConductor(f"Job {job} has another conductor.")
+        return status
+
+    async def command(self, job: str, command: Command) -> JobStatus:
+        """Ask for a pause or a cancellation; the conductor obeys within about a second. Raises `Conflict` when over."""
+        status = await self.get(job)
+        if status.state.final:
+            if command == "cancel" and status.state is State.CANCELLED:
+                return status
+            raise Conflict(f"Job {job} has already {status.state}.", remedy="Submit it again as a new job.")
+        if not await self._redis.set(keys.command(job), command, nx=command == "pause"):
+            return status
+        return status
+
+    async def resume(self, job: str) -> JobStatus:
+        """Take back a pause; raises `Conflict` for a job that is not paused."""
+        status = await self.get(job)
+        if await self._redis.get(keys.command(job)) != "pause":
+            raise Conflict(f"Job {job} is not paused.", remedy="Only a paused job can be resumed.")
+        await self._redis.delete(keys.command(job))
+        return status
+
+    async def asked(self, job: str) -> Command | None:
+        """What the user asked of this job."""
+        return await self._redis.get(keys.command(job))
+
+    async def activate(self, part: Part) -> None:
+        """Set the workers of all replicas on this part."""
+        await self._redis.set(keys.ACTIVE, part.model_dump_json())
+
+    async def deactivate(self) -> None:
+        """Stop the workers."""
+        await self._redis.delete(keys.ACTIVE)
+
+    async def active(self) -> Part | None:
+        """What the workers should work on."""
+        part = await self._redis.get(keys.ACTIVE)
+        return Part.model_validate_json(part) if part else None
+
+    async def counts(self, job: str, part: str) -> dict[str, float]:
+        """The sums of one part; see `evaluation.py`."""
+        return {name: float(value) for name, value in (await self._redis.hgetall(keys.counts(job, part))).items()}

@@ -1,0 +1,41 @@
+"""Settings of the rollout service."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from shared.settings import StoreSettings, Urls
+
+
+class RolloutSettings(StoreSettings):
+    """What the rollout service may be told, besides where Redis and the runs are."""
+
+    engine_urls: Urls = ("http://127.0.0.1:8100",)
+    """vLLM servers that all serve the same model, comma-separated."""
+    engine_model: str | None = None
+    """Name of the model to ask the engines for; absent takes the one that they serve."""
+    engine_concurrency: Annotated[int, Field(ge=1)] = 128
+    """Most requests in flight at one engine from this process."""
+    engine_deadline_s: Annotated[float, Field(gt=0)] = 900.0
+    """Longest time for one turn, retries and engine restarts included; then the trajectory fails."""
+    verifier_url: str = "http://127.0.0.1:8001"
+    """The verifier service."""
+    data_root: Path = Path("../shared/data")
+    """Folder that a job's `path` datasets are read from."""
+    rollout_host: str = "127.0.0.1"
+    """Address to listen on; beyond loopback only with DRIFT_API_KEYS."""
+    rollout_port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Port to listen on."""
+    high_water: Annotated[int, Field(ge=1)] = 10_000
+    """No new group begins while this many trajectories wait in the stream for the trainer's ingest."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 64 << 20
+    """Largest request body."""
+
+    @field_validator("engine_urls", "verifier_url")
+    @classmethod
+    def _http(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        urls = (value,) if isinstance(value, str) else value
+        if not urls or any(not url.startswith(("http://", "https://")) for url in urls):
+            raise ValueError("must be http:// or https:// URLs, e.g. http://127.0.0.1:8100")
+        return value if isinstance(value, str) else tuple(url.rstrip("/") for url in urls)

@@ -1,0 +1,211 @@
+"""The steps of a job's plan, and how each is carried out. A step that is repeated after a crash does no harm."""
+
+import asyncio
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from redis.asyncio import Redis
+
+from services.rollout.datasets import count_problems, read_problems
+from services.rollout.engines import Engines
+from services.rollout.evaluation import evaluate, summarise
+from services.rollout.jobs import Jobs, Part
+from services.rollout.policy import Policies
+from services.rollout.settings import RolloutSettings
+from services.rollout.tickets import Tickets
+from shared import keys
+from shared.errors import DriftError
+from shared.job import DatasetSpec, JobSpec, JobStatus, Progress, TrainingState, TrainingStatus, TrainingTask
+from shared.trajectory import Problem, part_name
+
+POLL_S = 0.25
+MOST_TICKETS = 512
+"""Tickets that wait at once; the dataset is read on as they are played."""
+_TICKET_BATCH = 64
+
+Kind = Literal["prepare", "evaluate", "rollout", "train"]
+
+
+class Interrupted(DriftError):
+    """The user paused or cancelled the job."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a plan."""
+
+    kind: Kind
+    stage: int = 0
+    dataset: int = 0
+
+
+def plan_steps(spec: JobSpec) -> list[Step]:
+    """Prepare; evaluate the base; then for each stage roll out, train and evaluate what was trained (paper D.5)."""
+    evaluations = range(len(spec.evaluate))
+    steps = [Step("prepare"), *(Step("evaluate", 0, dataset) for dataset in evaluations)]
+    if spec.dataset is None:
+        return steps
+    for stage in range(spec.refresh.stages if spec.train else 1):
+        steps.append(Step("rollout", stage))
+        if spec.train:
+            steps.append(Step("train", stage))
+            steps += [Step("evaluate", stage + 1, dataset) for dataset in evaluations]
+    return steps
+
+
+def policy_name(stage: int) -> str:
+    """`base`, or the number of trainings behind the policy."""
+    return f"stage-{stage}" if stage else "base"
+
+
+class Steps:
+    """Carries out steps for the conductor."""
+
+    def __init__(self, redis: Redis, jobs: Jobs, engines: Engines, policies: Policies, settings: RolloutSettings) -> None:
+        self._redis = redis
+        self._jobs = jobs
+        self._engines = engines
+        self._policies = policies
+        self._settings = settings
+
+    async def carry_out(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
+        """The status after the step; raises `Interrupted` on the user's word and other `DriftError`s on failure."""
+        match step.kind:
+            case "prepare":
+                return await self._prepare(spec, status)
+            case "train":
+                return await self._train(step, spec, status, token)
+            case _:
+                return await self._play(step, spec, status, token)
+
+    async def sweep(self, job: str) -> None:
+        """Drop the tickets of a job that ended before its time."""
+        async for name in self._redis.scan_iter(match=keys.tickets(job, "*"), count=1000):
+            await self._redis.delete(name)
+
+    async def _prepare(self, spec: JobSpec, status: JobStatus) -> JobStatus:
+        """Every row is read and checked, and the engines' model known, before a token is generated."""
+        served = await self._engines.served_model()
+        counts = [
+            await asyncio.to_thread(count_problems, dataset, self._settings.data_root) if dataset else 0
+            for dataset in (spec.dataset, *spec.evaluate)
+        ]
+        return status.model_copy(update={"model": served.name, "base": served.root, "problems": counts})
+
+    async def _play(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
+        """One rollout or evaluation: hand out tickets until every trajectory is published."""
+        rollout = step.kind == "rollout"
+        dataset = spec.dataset if rollout else spec.evaluate[step.dataset]
+        assert dataset is not None and status.model and step.kind in ("rollout", "evaluate")
+        part = Part(
+            job=status.id,
+            phase="rollout" if rollout else "evaluate",
+            stage=step.stage,
+            dataset=step.dataset,
+            policy=policy_name(step.stage),
+            weights=self._weights(status, step.stage),
+            model=status.model,
+            group_size=spec.sampling.trajectories if rollout else 1,
+        )
+        groups = status.problems[0 if rollout else step.dataset + 1]
+        total = groups * part.group_size
+        tickets = Tickets(self._redis, part)
+        await tickets.prepare()
+        self._engines.wanted = part.weights
+        problems = await asyncio.to_thread(self._resume_reading, dataset, await tickets.made())
+        await self._jobs.activate(part)
+        label = f"{'roll out' if rollout else 'evaluate'} {part.policy} on {dataset.name}"
+        counts: dict[str, float] = {}
+        while (published := int(counts.get("published", 0))) < total:
+            await self._obey(status.id)
+            await self._hand_out(tickets, problems)
+            message = None
+            if not await self._policies.served(part.weights):
+                message = self._policies.trouble or f"loading {part.policy} into the engines"
+            progress = Progress(
+                phase=step.kind, label=label, done=published, total=total,
+                unit="trajectories" if rollout else "problems", message=message,
+            )
+            if progress != status.progress:
+                status = await self._jobs.write(status.model_copy(update={"progress": progress}), token)
+            await asyncio.sleep(POLL_S)
+            counts = await self._jobs.counts(status.id, part.name)
+        await self._jobs.deactivate()
+        await tickets.discard()
+        turns = spec.protocol.max_turns
+        if rollout:
+            seconds = time.time() - (status.step_started or time.time())
+            summary = summarise(counts, stage=step.stage, policy=part.policy, max_turns=turns, seconds=seconds)
+            return status.model_copy(update={"rollouts": [*status.rollouts, summary]})
+        measured = evaluate(counts, dataset=dataset.name, policy=part.policy, stage=step.stage, max_turns=turns)
+        return status.model_copy(update={"evaluations": [*status.evaluations, measured]})
+
+    def _resume_reading(self, dataset: DatasetSpec, made: int) -> Iterator[tuple[int, Problem]]:
+        return itertools.islice(enumerate(read_problems(dataset, self._settings.data_root)), made, None)
+
+    async def _hand_out(self, tickets: Tickets, problems: Iterator[tuple[int, Problem]]) -> None:
+        while await tickets.waiting() <= MOST_TICKETS - _TICKET_BATCH:
+            batch = await asyncio.to_thread(lambda: list(itertools.islice(problems, _TICKET_BATCH)))
+            if not batch:
+                return
+            await tickets.write(batch[0][0], [problem for _, problem in batch])
+
+    async def _train(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
+        """Hand the stage's trajectories to the trainer and wait for its checkpoint."""
+        assert spec.train is not None and status.base
+        name = keys.training(status.id, step.stage)
+        stages = spec.refresh.stages
+        train = spec.train
+        if train.epochs is None:
+            train = train.model_copy(update={"steps": math.ceil((train.steps or 200) / stages)})
+        if not await self._redis.exists(name):
+            task = TrainingTask(
+                job=status.id,
+                stage=step.stage,
+                model=self._weights(status, step.stage),
+                tokenizer=status.base,
+                groups=status.problems[0],
+                group_size=spec.sampling.trajectories,
+                train=train,
+                returns=spec.returns,
+            )
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.set(name, TrainingStatus(state=TrainingState.WAITING, stage=step.stage).model_dump_json())
+                pipe.xadd(keys.TRAININGS, {"task": task.model_dump_json()})
+                await pipe.execute()
+        while True:
+            training = TrainingStatus.model_validate_json(await self._redis.get(name))
+            if training.state is TrainingState.FAILED:
+                raise DriftError(f"Training stage {step.stage} failed: {training.error}")
+            update: dict[str, object] = {"trainings": [*status.trainings[: step.stage], training]}
+            if training.state is TrainingState.SUCCEEDED:
+                return status.model_copy(update=update | {"checkpoint": training.checkpoint})
+            await self._obey(status.id)
+            message = None
+            if not await self._redis.exists(keys.TRAINER_ALIVE):
+                message = "no trainer is running: start `torchrun --standalone -m services.trainer`"
+            elif training.state is TrainingState.WAITING:
+                message = "the trainer prepares"
+            update["progress"] = Progress(
+                phase="train", label=f"train stage {step.stage}", done=training.step, total=training.steps,
+                unit="steps", message=message,
+            )
+            changed = status.model_copy(update=update)
+            if changed != status:
+                status = await self._jobs.write(changed, token)
+            await asyncio.sleep(POLL_S)
+
+    def _weights(self, status: JobStatus, stage: int) -> str:
+        """Where the policy of a stage is."""
+        weights = status.trainings[stage - 1].checkpoint if stage else status.base
+        if weights is None:
+            raise DriftError(f"Job {status.id} has no checkpoint of stage {stage}.", remedy="Submit it again.")
+        return weights
+
+    async def _obey(self, job: str) -> None:
+        if asked := await self._jobs.asked(job):
+            raise Interrupted(f"Job {job}: {asked}.")

@@ -1,0 +1,97 @@
+"""Tickets: one for each group to roll out, in a stream that the workers of all replicas share.
+
+A worker leases a ticket and keeps the lease alive; a dead worker's tickets are claimed by another. Playing a
+group twice is harmless, since publishing is idempotent. A played ticket is deleted, so that memory stays flat.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from services.rollout.jobs import Part
+from shared import keys
+from shared.stream import ensure_group
+from shared.trajectory import Problem
+
+LEASE_MS = 15_000
+"""A ticket whose worker has not been heard of for this long goes to another."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One group to play."""
+
+    id: str
+    group: int
+    problem: Problem
+
+
+class Tickets:
+    """The tickets of one part."""
+
+    def __init__(self, redis: Redis, part: Part) -> None:
+        self._redis = redis
+        self._stream = keys.tickets(part.job, part.name)
+        self._made = keys.tickets_made(part.job, part.name)
+
+    async def prepare(self) -> None:
+        """Create the stream and its consumer group."""
+        await ensure_group(self._redis, self._stream, keys.ROLLOUT_GROUP)
+
+    async def made(self) -> int:
+        """Groups that have tickets, or had."""
+        return int(await self._redis.get(self._made) or 0)
+
+    async def waiting(self) -> int:
+        """Tickets not yet played, leased ones included."""
+        return await self._redis.xlen(self._stream)
+
+    async def write(self, first_group: int, problems: Sequence[Problem]) -> None:
+        """Write the tickets of consecutive groups and move the counter, as one."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for offset, problem in enumerate(problems):
+                pipe.xadd(self._stream, {"group": first_group + offset, "problem": problem.model_dump_json()})
+            pipe.set(self._made, first_group + len(problems))
+            await pipe.execute()
+
+    async def lease(self, worker: str, count: int, block_ms: int) -> list[Ticket]:
+        """Up to `count` new tickets; empty after `block_ms` without any."""
+        answer = await self._redis.xreadgroup(
+            keys.ROLLOUT_GROUP, worker, {self._stream: ">"}, count=count, block=block_ms
+        )
+        return [_read(id, fields) for _, entries in answer or [] for id, fields in entries]
+
+    async def reclaim(self, worker: str, count: int) -> list[Ticket]:
+        """Up to `count` tickets whose workers are dead."""
+        _, entries, *_ = await self._redis.xautoclaim(
+            self._stream, keys.ROLLOUT_GROUP, worker, min_idle_time=LEASE_MS, count=count
+        )
+        return [_read(id, fields) for id, fields in entries if fields]
+
+    async def renew(self, worker: str, tickets: Sequence[str]) -> None:
+        """Keep the leases of tickets being played."""
+        if tickets:
+            await self._redis.xclaim(self._stream, keys.ROLLOUT_GROUP, worker, 0, list(tickets), justid=True)
+
+    async def give_back(self, worker: str, tickets: Sequence[str]) -> None:
+        """End the leases of tickets that were not finished: the next worker may claim them at once."""
+        if tickets:
+            await self._redis.xclaim(
+                self._stream, keys.ROLLOUT_GROUP, worker, 0, list(tickets), idle=LEASE_MS, justid=True
+            )
+
+    async def punch(self, ticket: str) -> None:
+        """The group is played and published."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xack(self._stream, keys.ROLLOUT_GROUP, ticket)
+            pipe.xdel(self._stream, ticket)
+            await pipe.execute()
+
+    async def discard(self) -> None:
+        """Drop what is left of a part that is over."""
+        await self._redis.delete(self._stream)
+
+
+def _read(id: str, fields: dict[str, str]) -> Ticket:
+    return Ticket(id, int(fields["group"]), Problem.model_validate_json(fields["problem"]))

@@ -1,0 +1,181 @@
+"""Keeps the engines full: leases groups of the active part and plays their episodes, without any barrier.
+
+A new group begins as soon as there is a free place, never because another has ended. Beyond the high-water
+mark of the stream no new group begins; those that have begun always finish.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.rollout.engine import Answer, Sampling
+from services.rollout.engines import Engines
+from services.rollout.episode import run_episode
+from services.rollout.evaluation import count
+from services.rollout.grader import Grader
+from services.rollout.jobs import Jobs, Part
+from services.rollout.prompts import Message, Prompts, load_prompts
+from services.rollout.tickets import LEASE_MS, Ticket, Tickets
+from shared import keys
+from shared.errors import NotFound
+from shared.job import JobSpec
+from shared.stream import TrajectoryStream
+from shared.telemetry import get_logger
+from shared.trajectory import Trajectory
+
+POLL_S = 0.25
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """What playing the groups of one part needs."""
+
+    part: Part
+    spec: JobSpec
+    prompts: Prompts
+    sampling: Sampling
+    tickets: Tickets
+    stream: TrajectoryStream
+
+
+class Worker:
+    """One replica's worker."""
+
+    def __init__(self, redis: Redis, jobs: Jobs, engines: Engines, grader: Grader, high_water: int) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._redis = redis
+        self._jobs = jobs
+        self._engines = engines
+        self._grader = grader
+        self._high_water = high_water
+        self._playing: dict[str, asyncio.Task[None]] = {}
+        self._in_flight = 0
+        self._freed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work on whatever part is active, until cancelled."""
+        while True:
+            try:
+                part = await self._jobs.active()
+                if part is None:
+                    await asyncio.sleep(POLL_S)
+                else:
+                    await self._work(part)
+            except (RedisError, NotFound) as error:
+                log.warning("worker_interrupted", error=str(error))
+                await asyncio.sleep(1.0)
+
+    async def _work(self, part: Part) -> None:
+        spec = await self._jobs.spec(part.job)
+        temperature = spec.sampling.temperature if part.phase == "rollout" else 0.0
+        desk = _Desk(
+            part,
+            spec,
+            load_prompts(spec.protocol.template, spec.protocol.max_turns),
+            Sampling(temperature, spec.sampling.max_tokens),
+            Tickets(self._redis, part),
+            TrajectoryStream(self._redis, part.job),
+        )
+        await desk.tickets.prepare()
+        self._engines.wanted = part.weights
+        keeper = asyncio.create_task(self._keep_leases(desk.tickets))
+        try:
+            while await self._jobs.active() == part:
+                await self._fill(desk)
+        finally:
+            keeper.cancel()
+            await self._stop(desk.tickets)
+
+    async def _fill(self, desk: _Desk) -> None:
+        """Begin groups while there is room, else wait for room."""
+        room = self._engines.capacity - self._in_flight
+        if room <= 0 or await desk.stream.backlog() >= self._high_water:
+            self._freed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), POLL_S)
+            return
+        wanted = -(-room // desk.part.group_size)
+        leased = await desk.tickets.reclaim(self.name, wanted)
+        leased = leased or await desk.tickets.lease(self.name, wanted, block_ms=int(POLL_S * 1000))
+        for ticket in leased:
+            if ticket.id not in self._playing:
+                self._in_flight += desk.part.group_size
+                self._playing[ticket.id] = asyncio.create_task(self._play_group(desk, ticket))
+
+    async def _play_group(self, desk: _Desk, ticket: Ticket) -> None:
+        try:
+            async with asyncio.TaskGroup() as siblings:
+                for k in range(desk.part.group_size):
+                    siblings.create_task(self._play(desk, ticket, k)).add_done_callback(self._leave)
+            await desk.tickets.punch(ticket.id)
+        except* RedisError as errors:
+            # The ticket stays leased; once the lease has run out somebody, perhaps this worker, plays the rest.
+            log.warning("group_interrupted", job=desk.part.job, group=ticket.group, error=str(errors.exceptions[0]))
+        finally:
+            self._playing.pop(ticket.id, None)
+
+    async def _play(self, desk: _Desk, ticket: Ticket, k: int) -> None:
+        part, group_size = desk.part, desk.part.group_size
+        engine_used = ""
+
+        async def sample(context: Sequence[Message]) -> Answer:
+            nonlocal engine_used
+            answer, engine_used = await self._engines.answer(part.model, context, desk.sampling, ticket.group)
+            return answer
+
+        bit = ticket.group * group_size + k
+        if await self._redis.getbit(keys.done(part.job, part.name), bit):
+            return
+        protocol = desk.spec.protocol
+        episode = await run_episode(
+            desk.prompts.open(ticket.problem),
+            protocol.feedback,
+            protocol.max_turns,
+            sample,
+            lambda response: self._grader.grade(ticket.problem, response),
+        )
+        trajectory = Trajectory(
+            job=part.job,
+            phase=part.phase,
+            stage=part.stage,
+            dataset=part.dataset,
+            policy=part.policy,
+            group=ticket.group,
+            k=k,
+            group_size=group_size,
+            problem=ticket.problem,
+            turns=episode.turns,
+            ending=episode.ending,
+            reason=episode.reason,
+            engine=engine_used,
+            model=part.model,
+        )
+        await desk.stream.publish(trajectory, count(trajectory))
+
+    def _leave(self, _: asyncio.Task[None]) -> None:
+        self._in_flight -= 1
+        self._freed.set()
+
+    async def _keep_leases(self, tickets: Tickets) -> None:
+        while True:
+            await asyncio.sleep(LEASE_MS / 3000)
+            with contextlib.suppress(RedisError):
+                await tickets.renew(self.name, list(self._playing))
+
+    async def _stop(self, tickets: Tickets) -> None:
+        """Leave no episode behind, and let others have the tickets at once."""
+        unfinished = dict(self._playing)
+        for task in unfinished.values():
+            task.cancel()
+        await asyncio.gather(*unfinished.values(), return_exceptions=True)
+        self._playing.clear()
+        with contextlib.suppress(RedisError):
+            await tickets.give_back(self.name, list(unfinished))
