@@ -40,4 +40,4 @@ def configure_logging(service: str, level: str = "INFO") -> None:
 
 def get_logger(name: str) -> Logger:
     """The logger of one module."""
-    return structlog.get_logger(logger=name)
+    return structlog.get_logger(module=name)

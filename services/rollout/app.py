@@ -106,7 +106,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     @app.get("/v1/jobs", tags=["jobs"])
     async def list_jobs(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> JobList:
         """The newest jobs."""
-        return JobList(jobs=await jobs.list(limit))
+        return JobList(jobs=await jobs.recent(limit))
 
     @app.get("/v1/jobs/{job}", tags=["jobs"])
     async def show(job: JobId) -> JobStatus:

@@ -20,7 +20,7 @@ from shared.job import JobStatus, State
 from shared.telemetry import get_logger
 
 LEASE_MS = 10_000
-POLL_S = 0.5
+POLL_S = 0.2
 log = get_logger(__name__)
 
 

@@ -31,6 +31,8 @@ class Engines:
         self.members = [Engine(url, self._client) for url in settings.engine_urls]
         self.wanted: str | None = None
         """Weights that requests are meant for; see `policy.py`."""
+        self.wish = asyncio.Event()
+        """Set when other weights are wanted than before."""
         self._settings = settings
         self._freed = asyncio.Condition()
         self._turns = Counter("drift_engine_turns", "Turns sampled", ["engine"], registry=registry)
@@ -63,6 +65,12 @@ class Engines:
             self._turns.labels(engine.url).inc()
             self._tokens.labels(engine.url).inc(len(answer.token_ids))
             return answer, engine.url
+
+    def want(self, weights: str) -> None:
+        """Say which weights requests are meant for from now on."""
+        if weights != self.wanted:
+            self.wanted = weights
+            self.wish.set()
 
     async def announce(self) -> None:
         """Wake the requests that wait for an engine: a place is free, or an engine has come back."""

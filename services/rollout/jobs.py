@@ -86,7 +86,7 @@ class Jobs:
             raise NotFound(f"There is no job {job[:64]!r}.", remedy="GET /v1/jobs lists them.")
         return JobSpec.model_validate_json(spec)
 
-    async def list(self, limit: int = 100) -> list[JobStatus]:
+    async def recent(self, limit: int = 100) -> list[JobStatus]:
         """The newest first."""
         names = await self._redis.zrevrange(keys.JOBS, 0, limit - 1)
         found = [await self._redis.get(keys.status(name)) for name in names]

@@ -6,6 +6,7 @@ so a record holds the process's start time, and an engine that tells none is loa
 """
 
 import asyncio
+import contextlib
 import json
 
 from redis.asyncio import Redis
@@ -41,7 +42,9 @@ class Policies:
                 self.trouble = str(error)
                 log.warning("engine_trouble", error=str(error))
             await self._engines.announce()
-            await asyncio.sleep(WATCH_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._engines.wish.wait(), WATCH_S)
+            self._engines.wish.clear()
 
     async def served(self, weights: str) -> bool:
         """Whether any engine serves these weights now."""

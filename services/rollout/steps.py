@@ -22,7 +22,7 @@ from shared.errors import DriftError
 from shared.job import DatasetSpec, JobSpec, JobStatus, Progress, TrainingState, TrainingStatus, TrainingTask
 from shared.trajectory import Problem, part_name
 
-POLL_S = 0.25
+POLL_S = 0.1
 MOST_TICKETS = 512
 """Tickets that wait at once; the dataset is read on as they are played."""
 _TICKET_BATCH = 64
@@ -115,7 +115,7 @@ class Steps:
         total = groups * part.group_size
         tickets = Tickets(self._redis, part)
         await tickets.prepare()
-        self._engines.wanted = part.weights
+        self._engines.want(part.weights)
         problems = await asyncio.to_thread(self._resume_reading, dataset, await tickets.made())
         await self._jobs.activate(part)
         label = f"{'roll out' if rollout else 'evaluate'} {part.policy} on {dataset.name}"

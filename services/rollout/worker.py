@@ -85,7 +85,7 @@ class Worker:
             TrajectoryStream(self._redis, part.job),
         )
         await desk.tickets.prepare()
-        self._engines.wanted = part.weights
+        self._engines.want(part.weights)
         keeper = asyncio.create_task(self._keep_leases(desk.tickets))
         try:
             while await self._jobs.active() == part:
