@@ -253,6 +253,10 @@ class TrainingStatus(Schema):
     skipped_mass: float = 0.0
     """Share of all weight that the skipped trajectories carry; bounds the gradient's relative error."""
     skipped_token_share: float = 0.0
+    truncated: int = 0
+    """Trained trajectories whose context lost its earliest turns to `max_length`."""
+    too_long: int = 0
+    """Trajectories left out, since their response does not fit into `max_length` even so."""
     effective_sample_size: float | None = None
     """Mean over groups."""
     composition: Composition | None = None

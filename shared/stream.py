@@ -9,6 +9,7 @@ a group that has begun may always finish, so that holding back never deadlocks.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -30,7 +31,12 @@ _RETRY = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=60, supported_err
 def connect(url: str) -> Redis:
     """The one way to a Redis client: strings decoded, deadlines set, a restarting server waited for."""
     return Redis.from_url(
-        url, decode_responses=True, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=5.0, retry=_RETRY, protocol=2
+        url,
+        decode_responses=True,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=5.0,
+        retry=_RETRY,
+        protocol=2,
     )
 
 
@@ -41,6 +47,10 @@ async def ensure_group(redis: Redis, stream: str, group: str) -> None:
     except ResponseError as error:
         if "BUSYGROUP" not in str(error):
             raise
+
+
+Answer = list[tuple[str, list[tuple[str, dict[str, str]]]]]
+"""What XREADGROUP answers under protocol 2: [(stream, [(id, fields)])]."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,8 @@ class TrajectoryStream:
         answer = await self._redis.xreadgroup(
             keys.TRAINER_GROUP, consumer, {self._name: ">"}, count=count, block=block_ms
         )
-        return [Entry(id, fields.get("trajectory", "")) for _, entries in answer or [] for id, fields in entries]
+        read = cast(Answer, answer or [])
+        return [Entry(id, fields.get("trajectory", "")) for _, entries in read for id, fields in entries]
 
     async def reclaim(self, consumer: str, idle_ms: int) -> AsyncIterator[list[Entry]]:
         """Entries that a consumer (this one before a crash, or a dead one) read and never released."""

@@ -24,7 +24,9 @@ OPEN_PATHS = ("/health", "/ready", "/metrics")
 """What probes and scrapers reach without a token."""
 
 
-def problem(status: int, detail: object, *, remedy: str | None = None, headers: dict[str, str] | None = None) -> JSONResponse:
+def problem(
+    status: int, detail: object, *, remedy: str | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
     """An RFC 9457 response."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     if remedy:
@@ -46,8 +48,12 @@ class Guard:
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
         if self._tokens and scope["path"] not in self._open and not self._knows(headers.get("authorization", "")):
-            refusal = problem(401, "The bearer token is missing or wrong.", headers={"WWW-Authenticate": "Bearer"},
-                              remedy="Send `Authorization: Bearer KEY` with one of DRIFT_API_KEYS.")
+            refusal = problem(
+                401,
+                "The bearer token is missing or wrong.",
+                headers={"WWW-Authenticate": "Bearer"},
+                remedy="Send `Authorization: Bearer KEY` with one of DRIFT_API_KEYS.",
+            )
             return await refusal(scope, receive, send)
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._max_body:
@@ -72,8 +78,14 @@ class Guard:
         return problem(413, f"The request body is larger than {self._max_body} bytes.", remedy="Send it in parts.")
 
 
-def equip(app: FastAPI, *, keys: Sequence[SecretStr], max_body: int, registry: CollectorRegistry,
-          open_paths: Sequence[str] = OPEN_PATHS) -> FastAPI:
+def equip(
+    app: FastAPI,
+    *,
+    keys: Sequence[SecretStr],
+    max_body: int,
+    registry: CollectorRegistry,
+    open_paths: Sequence[str] = OPEN_PATHS,
+) -> FastAPI:
     """Give `app` the guard, problem details for every error, `/health` and `/metrics`; `/ready` is the service's own."""
     app.add_middleware(Guard, keys=keys, max_body=max_body, open_paths=open_paths)
 

@@ -86,7 +86,9 @@ def _read_file(path: Path) -> Iterator[Problem]:
                 if line.strip():
                     yield parse_problem(_parse_json(line, f"{path.name}, line {number}"), f"{path.name}, line {number}")
         except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise DatasetError(f"{path.name} cannot be read: {error}.", remedy="Write it as UTF-8 JSON lines.") from error
+            raise DatasetError(
+                f"{path.name} cannot be read: {error}.", remedy="Write it as UTF-8 JSON lines."
+            ) from error
 
 
 def _parse_json(line: str, place: str) -> object:

@@ -109,7 +109,9 @@ class Engine:
             text = (await self._client.get(f"{self.url}/metrics", timeout=5.0)).text
         except httpx.TransportError:
             return None
-        return next((line.split()[1] for line in text.splitlines() if line.startswith("process_start_time_seconds ")), None)
+        return next(
+            (line.split()[1] for line in text.splitlines() if line.startswith("process_start_time_seconds ")), None
+        )
 
     async def served_model(self, name: str | None = None) -> ServedModel:
         """The model to ask for: `name`, or the first that is served."""

@@ -47,7 +47,9 @@ class Engines:
         """Requests that may be in flight at once."""
         return self._settings.engine_concurrency * len(self.members)
 
-    async def answer(self, model: str, messages: Sequence[Message], sampling: Sampling, group: int) -> tuple[Answer, str]:
+    async def answer(
+        self, model: str, messages: Sequence[Message], sampling: Sampling, group: int
+    ) -> tuple[Answer, str]:
         """Sample one answer and name the engine it came from; raises `EngineDown` after the deadline."""
         deadline = asyncio.get_running_loop().time() + self._settings.engine_deadline_s
         while True:

@@ -82,4 +82,9 @@ def _adapt_arc(row: Row, id: str) -> Row:
 
 
 def _adapt_gsm8k(row: Row, id: str) -> Row:
-    return {"id": id, "kind": "math", "problem": row["question"], "answer": str(row["answer"]).rpartition("####")[2].strip()}
+    return {
+        "id": id,
+        "kind": "math",
+        "problem": row["question"],
+        "answer": str(row["answer"]).rpartition("####")[2].strip(),
+    }

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -55,8 +56,8 @@ class Jobs:
         now = time.time()
         job = time.strftime("%Y%m%d-%H%M%S-", time.gmtime(now)) + secrets.token_hex(3)
         if idempotency_key and not await self._redis.hsetnx(keys.IDEMPOTENCY, idempotency_key, job):
-            earlier = await self._redis.hget(keys.IDEMPOTENCY, idempotency_key)
-            if earlier and await self._redis.exists(keys.status(earlier)):
+            earlier = str(await self._redis.hget(keys.IDEMPOTENCY, idempotency_key))
+            if await self._redis.exists(keys.status(earlier)):
                 if await self.spec(earlier) != spec:
                     raise Conflict(
                         f"The idempotency key belongs to job {earlier}, which has another spec.",
@@ -88,16 +89,17 @@ class Jobs:
 
     async def recent(self, limit: int = 100) -> list[JobStatus]:
         """The newest first."""
-        names = await self._redis.zrevrange(keys.JOBS, 0, limit - 1)
-        found = [await self._redis.get(keys.status(name)) for name in names]
-        return [JobStatus.model_validate_json(status) for status in found if status]
+        return await self._read(await self._redis.zrevrange(keys.JOBS, 0, limit - 1))
 
     async def unfinished(self) -> list[JobStatus]:
         """The oldest first."""
-        names = await self._redis.zrange(keys.JOBS, 0, -1)
-        found = [await self._redis.get(keys.status(name)) for name in names]
-        statuses = [JobStatus.model_validate_json(status) for status in found if status]
+        statuses = await self._read(await self._redis.zrange(keys.JOBS, 0, -1))
         return [status for status in statuses if not status.state.final]
+
+    async def _read(self, jobs: Iterable[object]) -> list[JobStatus]:
+        names = [keys.status(str(job)) for job in jobs]
+        found = await self._redis.mget(names) if names else []
+        return [JobStatus.model_validate_json(status) for status in found if status]
 
     async def write(self, status: JobStatus, token: int) -> JobStatus:
         """Replace the status; raises `StaleConductor` when a later conductor has written it."""
@@ -114,8 +116,8 @@ class Jobs:
             if command == "cancel" and status.state is State.CANCELLED:
                 return status
             raise Conflict(f"Job {job} has already {status.state}.", remedy="Submit it again as a new job.")
-        if not await self._redis.set(keys.command(job), command, nx=command == "pause"):
-            return status
+        # A pause does not overwrite a cancellation.
+        await self._redis.set(keys.command(job), command, nx=command == "pause")
         return status
 
     async def resume(self, job: str) -> JobStatus:
@@ -128,7 +130,13 @@ class Jobs:
 
     async def asked(self, job: str) -> Command | None:
         """What the user asked of this job."""
-        return await self._redis.get(keys.command(job))
+        match await self._redis.get(keys.command(job)):
+            case "cancel":
+                return "cancel"
+            case "pause":
+                return "pause"
+            case _:
+                return None
 
     async def activate(self, part: Part) -> None:
         """Set the workers of all replicas on this part."""
@@ -145,4 +153,5 @@ class Jobs:
 
     async def counts(self, job: str, part: str) -> dict[str, float]:
         """The sums of one part; see `evaluation.py`."""
-        return {name: float(value) for name, value in (await self._redis.hgetall(keys.counts(job, part))).items()}
+        sums = await self._redis.hgetall(keys.counts(job, part))
+        return {str(name): float(value) for name, value in sums.items()}

@@ -58,7 +58,9 @@ class Prompts:
 
 def load_prompts(template: str, max_turns: int) -> Prompts:
     """`auto`, a built-in's name, or Jinja2 text; raises `SpecError` for anything else."""
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True)
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True
+    )
     if template == "auto":
         names = _AUTO
     elif template in BUILT_IN:

@@ -5,9 +5,10 @@ an entry from the stream to a shard. A weight is given once the group is complet
 """
 
 import asyncio
+import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -73,56 +74,55 @@ class Records:
     async def page(self, job: str, spec: ReturnSpec, after: str | None, limit: int, part: str | None) -> TrajectoryPage:
         """At most `limit` trajectories beyond the cursor, which is the position `part:group:k` of the last one seen."""
         start = _parse_cursor(after)
-        from_stream = await self._read_stream(job, start, part)
-        groups = await asyncio.to_thread(self._collect, job, start, part, limit, from_stream)
-        records = [record for key in sorted(groups) for record in _describe(groups[key], spec)]
-        beyond = [record for record in records if (record.part, record.group, record.k) > start]
-        shown = beyond[:limit]
-        last = shown[-1] if len(beyond) > limit else None
+        waiting = await self._read_stream(job, start, part)
+        walk = self._walk(job, spec, start, part, waiting)
+        found = await asyncio.to_thread(lambda: list(itertools.islice(walk, limit + 1)))
+        shown = found[:limit]
+        last = shown[-1] if len(found) > limit else None
         return TrajectoryPage(trajectories=shown, next=f"{last.part}:{last.group}:{last.k}" if last else None)
 
-    def _collect(
-        self, job: str, start: Position, part: str | None, limit: int, from_stream: list[Trajectory]
-    ) -> dict[tuple[str, int], list[Trajectory]]:
-        """Whole groups beyond the cursor, the first ones, enough for a page."""
+    def _walk(
+        self, job: str, spec: ReturnSpec, start: Position, part: str | None, waiting: list[Trajectory]
+    ) -> Iterator[TrajectoryRecord]:
+        """Everything beyond the cursor in order; reads a shard only when its turn has come."""
+        groups: dict[tuple[str, int], list[Trajectory] | Path] = defaultdict(list)
+        for trajectory in waiting:
+            siblings = groups[trajectory.part, trajectory.group]
+            assert isinstance(siblings, list)
+            siblings.append(trajectory)
         root = self._runs_root / job / "dataset"
-        names = [part] if part else sorted(folder.name for folder in root.glob("*") if folder.is_dir())
-        groups: dict[tuple[str, int], list[Trajectory]] = defaultdict(list)
-        for name in (name for name in names if name >= start[0]):
-            folder = shards.dataset_folder(self._runs_root, job, name)
-            held = [(group, path) for path in shards.list_shards(folder) for group in shards.groups_of(path)]
-            wanted = sorted((group, path) for group, path in held if (name, group) >= start[:2])[: limit + 2]
-            numbers = {group for group, _ in wanted}
-            for path in sorted({path for _, path in wanted}):
-                _add(groups, (row for row in shards.read_shard(path) if row.group in numbers))
-            if sum(map(len, groups.values())) > limit + wanted_slack(groups):
-                break
-        _add(groups, from_stream)
-        return groups
+        for name in [part] if part else [folder.name for folder in root.glob("*")]:
+            for path in shards.list_shards(root / name):
+                groups |= {(name, group): path for group in shards.groups_of(path) if (name, group) >= start[:2]}
+        read: dict[Path, dict[int, list[Trajectory]]] = {}
+        for (_, group), held in sorted(groups.items(), key=lambda item: item[0]):
+            if isinstance(held, list):
+                siblings = held
+            else:
+                if held not in read:
+                    read[held] = _by_group(shards.read_shard(held))
+                siblings = read[held][group]
+            described = _describe(siblings, spec)
+            yield from (each for each in described if (each.part, each.group, each.k) > start)
 
     async def _read_stream(self, job: str, start: Position, part: str | None) -> list[Trajectory]:
         """What the trainer has not moved to the dataset yet; bounded by the high-water mark."""
         found: list[Trajectory] = []
         last = "-"
         while entries := await self._redis.xrange(keys.trajectories(job), min=last, count=_SCAN):
-            for _, fields in entries:
-                trajectory = Trajectory.model_validate_json(fields["trajectory"])
+            for last_id, fields in entries:
+                last = f"({last_id}"
+                trajectory = Trajectory.model_validate_json((fields or {})["trajectory"])
                 if (trajectory.part, trajectory.group) >= start[:2] and part in (None, trajectory.part):
                     found.append(trajectory)
-            last = f"({entries[-1][0]}"
         return found
 
 
-def wanted_slack(groups: dict[tuple[str, int], list[Trajectory]]) -> int:
-    """The first group may lie partly before the cursor."""
-    return max(map(len, groups.values()), default=0)
-
-
-def _add(groups: dict[tuple[str, int], list[Trajectory]], trajectories: Iterable[Trajectory]) -> None:
+def _by_group(trajectories: Iterable[Trajectory]) -> dict[int, list[Trajectory]]:
+    groups: dict[int, list[Trajectory]] = defaultdict(list)
     for trajectory in trajectories:
-        siblings = groups[trajectory.part, trajectory.group]
-        if all(sibling.k != trajectory.k for sibling in siblings):
-            siblings.append(trajectory)
+        groups[trajectory.group].append(trajectory)
+    return groups
 
 
 def _describe(siblings: list[Trajectory], spec: ReturnSpec) -> list[TrajectoryRecord]:

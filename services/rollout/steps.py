@@ -20,7 +20,7 @@ from services.rollout.tickets import Tickets
 from shared import keys
 from shared.errors import DriftError
 from shared.job import DatasetSpec, JobSpec, JobStatus, Progress, TrainingState, TrainingStatus, TrainingTask
-from shared.trajectory import Problem, part_name
+from shared.trajectory import Problem
 
 POLL_S = 0.1
 MOST_TICKETS = 512
@@ -65,7 +65,9 @@ def policy_name(stage: int) -> str:
 class Steps:
     """Carries out steps for the conductor."""
 
-    def __init__(self, redis: Redis, jobs: Jobs, engines: Engines, policies: Policies, settings: RolloutSettings) -> None:
+    def __init__(
+        self, redis: Redis, jobs: Jobs, engines: Engines, policies: Policies, settings: RolloutSettings
+    ) -> None:
         self._redis = redis
         self._jobs = jobs
         self._engines = engines
@@ -127,8 +129,12 @@ class Steps:
             if not await self._policies.served(part.weights):
                 message = self._policies.trouble or f"loading {part.policy} into the engines"
             progress = Progress(
-                phase=step.kind, label=label, done=published, total=total,
-                unit="trajectories" if rollout else "problems", message=message,
+                phase=step.kind,
+                label=label,
+                done=published,
+                total=total,
+                unit="trajectories" if rollout else "problems",
+                message=message,
             )
             if progress != status.progress:
                 status = await self._jobs.write(status.model_copy(update={"progress": progress}), token)
@@ -178,7 +184,7 @@ class Steps:
                 pipe.xadd(keys.TRAININGS, {"task": task.model_dump_json()})
                 await pipe.execute()
         while True:
-            training = TrainingStatus.model_validate_json(await self._redis.get(name))
+            training = TrainingStatus.model_validate_json(str(await self._redis.get(name)))
             if training.state is TrainingState.FAILED:
                 raise DriftError(f"Training stage {step.stage} failed: {training.error}")
             update: dict[str, object] = {"trainings": [*status.trainings[: step.stage], training]}
@@ -191,8 +197,12 @@ class Steps:
             elif training.state is TrainingState.WAITING:
                 message = "the trainer prepares"
             update["progress"] = Progress(
-                phase="train", label=f"train stage {step.stage}", done=training.step, total=training.steps,
-                unit="steps", message=message,
+                phase="train",
+                label=f"train stage {step.stage}",
+                done=training.step,
+                total=training.steps,
+                unit="steps",
+                message=message,
             )
             changed = status.model_copy(update=update)
             if changed != status:

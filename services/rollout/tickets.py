@@ -6,12 +6,13 @@ group twice is harmless, since publishing is idempotent. A played ticket is dele
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from redis.asyncio import Redis
 
 from services.rollout.jobs import Part
 from shared import keys
-from shared.stream import ensure_group
+from shared.stream import Answer, ensure_group
 from shared.trajectory import Problem
 
 LEASE_MS = 15_000
@@ -60,7 +61,7 @@ class Tickets:
         answer = await self._redis.xreadgroup(
             keys.ROLLOUT_GROUP, worker, {self._stream: ">"}, count=count, block=block_ms
         )
-        return [_read(id, fields) for _, entries in answer or [] for id, fields in entries]
+        return [_read(id, fields) for _, entries in cast(Answer, answer or []) for id, fields in entries]
 
     async def reclaim(self, worker: str, count: int) -> list[Ticket]:
         """Up to `count` tickets whose workers are dead."""
