@@ -1,0 +1,159 @@
+"""Rank 0's dealings with Redis, on a thread and an event loop of their own: heartbeat, ingest, tasks and status.
+
+They go on while the main thread trains. The main thread's calls are synchronous; each is tried again while Redis
+is away, until patience ends, and a failure of the background work is raised by the next call.
+"""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import wait
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+from pydantic import ValidationError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from services.trainer.ingest import Ingest
+from services.trainer.settings import TrainerSettings
+from shared import keys
+from shared.errors import Unavailable
+from shared.job import TrainingStatus, TrainingTask
+from shared.stream import connect, ensure_group
+from shared.telemetry import get_logger
+
+_CONSUMER = "trainer"
+_BEAT_S = 3.0
+_ALIVE_S = 15
+_EVENTS_KEPT = 10_000
+
+T = TypeVar("T")
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A task of the stream of trainings, pending until it is finished."""
+
+    entry: str
+    task: TrainingTask
+
+
+class Courier:
+    """Use as a context manager; the thread ends with it."""
+
+    def __init__(self, settings: TrainerSettings) -> None:
+        self._settings = settings
+        self._redis = connect(settings.redis_url)
+        self._ingest = Ingest(self._redis, settings)
+        self._loop = asyncio.new_event_loop()
+        self._work: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._reclaimed = False
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._cancel)
+        self._thread.join(timeout=30)
+
+    def next_task(self, wait_s: float) -> Assignment | None:
+        """The oldest task that is not finished, one left by a crash first; None after `wait_s` without any."""
+        return self._call(lambda: self._next_task(wait_s))
+
+    def recorded(self, job: str, part: str) -> int:
+        """How many groups of a part the dataset holds."""
+        return len(self._call(lambda: self._ingest.recorded(job, part)))
+
+    def is_cancelled(self, job: str) -> bool:
+        """Whether the user has cancelled the job."""
+        return self._call(lambda: self._redis.get(keys.command(job))) == "cancel"
+
+    def report(self, job: str, status: TrainingStatus) -> None:
+        """Write the training's status, and an event without the list of losses."""
+        self._call(lambda: self._report(job, status))
+
+    def finish(self, assignment: Assignment) -> None:
+        """Take the task off the stream; its final status has been reported."""
+        self._call(lambda: self._finish(assignment.entry))
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._work = self._loop.create_task(self._serve())
+        self._work.add_done_callback(lambda _: self._loop.stop())
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._redis.aclose())
+
+    def _cancel(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+
+    async def _serve(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._beat())
+            tasks.create_task(self._retrying(self._ingest.run))
+
+    async def _beat(self) -> None:
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        while True:
+            await self._retrying(lambda: self._redis.set(keys.TRAINER_ALIVE, name, ex=_ALIVE_S))
+            await asyncio.sleep(_BEAT_S)
+
+    def _call(self, act: Callable[[], Awaitable[T]]) -> T:
+        future = asyncio.run_coroutine_threadsafe(self._retrying(act), self._loop)
+        while not wait([future], timeout=1.0).done:
+            if self._work is not None and self._work.done():
+                self._work.result()
+                raise Unavailable("The courier's thread has ended.")
+        return future.result()
+
+    async def _retrying(self, act: Callable[[], Awaitable[T]]) -> T:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type((RedisConnectionError, RedisTimeoutError)),
+            stop=stop_after_delay(self._settings.redis_patience_s),
+            wait=wait_exponential(multiplier=0.1, max=5.0),
+            reraise=True,
+        ):
+            with attempt:
+                return await act()
+        raise AssertionError("unreachable: tenacity raises the last error")
+
+    async def _next_task(self, wait_s: float) -> Assignment | None:
+        await ensure_group(self._redis, keys.TRAININGS, keys.TRAINER_GROUP)
+        if not self._reclaimed:
+            _, entries, *_ = await self._redis.xautoclaim(
+                keys.TRAININGS, keys.TRAINER_GROUP, _CONSUMER, min_idle_time=0, count=1
+            )
+            self._reclaimed = not entries
+        else:
+            answer = await self._redis.xreadgroup(
+                keys.TRAINER_GROUP, _CONSUMER, {keys.TRAININGS: ">"}, count=1, block=max(1, int(wait_s * 1000))
+            )
+            entries = answer[0][1] if answer else []
+        for entry, fields in entries:
+            try:
+                return Assignment(entry, TrainingTask.model_validate_json(fields.get("task", "")))
+            except ValidationError as error:
+                _log.error("task refused", entry=entry, fields=fields, error=str(error))
+                await self._finish(entry)
+        return None
+
+    async def _report(self, job: str, status: TrainingStatus) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(keys.training(job, status.stage), status.model_dump_json())
+            event = status.model_dump_json(exclude={"losses"})
+            pipe.xadd(keys.events(job), {"type": "training", "data": event}, maxlen=_EVENTS_KEPT, approximate=True)
+            await pipe.execute()
+
+    async def _finish(self, entry: str) -> None:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xack(keys.TRAININGS, keys.TRAINER_GROUP, entry)
+            pipe.xdel(keys.TRAININGS, entry)
+            await pipe.execute()

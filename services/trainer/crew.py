@@ -1,0 +1,72 @@
+"""The ranks at work on orders: rank 0 gives one, every rank obeys it, rank 0 included."""
+
+import torch
+
+from services.trainer.executor import Executor, StepResult, TrainingError
+from services.trainer.orders import ORDER, Begin, Dtype, End, Export, Idle, Order, Quit, Save, Step
+from services.trainer.ranks import Ranks
+from shared.telemetry import get_logger
+
+_log = get_logger(__name__)
+
+
+class Crew:
+    """This rank, its peers, and the training that they are at, if any."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._executor: Executor | None = None
+
+    @property
+    def size(self) -> int:
+        return self._ranks.size
+
+    def give(self, order: Order) -> StepResult | None:
+        """Rank 0: tell all ranks, and do one's own part."""
+        self._ranks.broadcast(ORDER.dump_json(order))
+        return self._obey(order)
+
+    def begin(self, order: Begin) -> Dtype:
+        """Rank 0: begin a training; returns the dtype that it computes in."""
+        self.give(order)
+        return self._at_work().dtype
+
+    def step(self, order: Step) -> StepResult:
+        """Rank 0: take one step."""
+        result = self.give(order)
+        assert result is not None
+        return result
+
+    def follow(self) -> None:
+        """Other ranks: obey until told to quit."""
+        while True:
+            order = ORDER.validate_json(self._ranks.broadcast(None))
+            if isinstance(order, Quit):
+                return
+            try:
+                self._obey(order)
+            except TrainingError as error:  # all ranks raise it together; rank 0 reports it
+                _log.error("training failed", error=str(error))
+
+    def _obey(self, order: Order) -> StepResult | None:
+        match order:
+            case Begin():
+                self._executor = None
+                self._executor = Executor(self._ranks, order)
+            case Step():
+                return self._at_work().step(order)
+            case Save():
+                self._at_work().save(order)
+            case Export():
+                self._at_work().export(order)
+            case End():
+                self._executor = None
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+            case Idle() | Quit():
+                pass
+        return None
+
+    def _at_work(self) -> Executor:
+        assert self._executor is not None, "an order came before Begin"
+        return self._executor

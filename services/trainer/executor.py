@@ -1,0 +1,129 @@
+"""One rank's part of a training: holds the model and the optimiser, and carries out rank 0's orders."""
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_norm_
+from transformers import PreTrainedModel
+
+from services.trainer import checkpoint
+from services.trainer.export import export
+from services.trainer.loss import SupervisedHead, sum_nll, weighted
+from services.trainer.model import choose_dtype, computing_in, load_model, shard_model, sync_gradients
+from services.trainer.orders import Begin, Dtype, Export, Save, Step
+from services.trainer.ranks import Ranks
+from shared.errors import DriftError
+from shared.job import TrainingTask, TrainSpec
+
+T = TypeVar("T")
+
+
+class TrainingError(DriftError):
+    """A training cannot go on; all ranks raise it together."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did, the same on every rank."""
+
+    loss: float
+    grad_norm: float
+    tokens: int
+    """Trained tokens, context and response, padding not counted."""
+    seconds: float
+    suspects: list[str]
+    """Trajectories whose own loss is not finite, or if none is, the batch's five largest; empty for a good step."""
+
+
+class Executor:
+    """The state of one training on one rank. Methods are collective: all ranks call them in the same order."""
+
+    def __init__(self, ranks: Ranks, begin: Begin) -> None:
+        """Load, shard and restore; raises `TrainingError` on every rank where one of them fails."""
+        self._ranks = ranks
+        self._task: TrainingTask = begin.task
+        self._model: PreTrainedModel = self._in_unison("load the model", lambda: load_model(begin.task.model, ranks.device))
+        self._head = SupervisedHead(self._model)
+        self.dtype: Dtype = begin.dtype or choose_dtype(self._model, self._head, ranks)
+        shard_model(self._model, ranks)
+        spec: TrainSpec = begin.task.train
+        self._optimizer = torch.optim.AdamW(
+            self._model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+        )
+        if begin.checkpoint:
+            checkpoint.load(Path(begin.checkpoint), self._model, self._optimizer)
+
+    def step(self, order: Step) -> StepResult:
+        """Forward, backward and, if loss and gradient norm are finite, the optimiser's step (paper eqs. 14, 15)."""
+        began = time.perf_counter()
+        spec = self._task.train
+        torch.manual_seed(random.Random(f"{spec.seed}:{order.step}:{self._ranks.rank}").getrandbits(63))
+        losses = self._ranks.sum(self._backward(order))
+        loss = float(losses.sum())
+        norm = clip_grad_norm_(self._model.parameters(), spec.max_grad_norm)
+        grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        suspects: list[str] = []
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            for group in self._optimizer.param_groups:
+                group["lr"] = order.learning_rate
+            self._optimizer.step()
+        else:
+            suspects = _name_suspects(order, losses)
+        self._optimizer.zero_grad(set_to_none=True)
+        tokens = sum(len(example.tokens) for share in order.shares for micro in share for example in micro)
+        return StepResult(loss, grad_norm, tokens, time.perf_counter() - began, suspects)
+
+    def save(self, order: Save) -> None:
+        """Write a checkpoint."""
+        checkpoint.save(Path(order.folder), order.cursor, self._model, self._optimizer, self._ranks)
+
+    def export(self, order: Export) -> None:
+        """Write the Hugging Face folder."""
+        export(self._model, self._task, Path(order.folder), self._ranks)
+
+    def _backward(self, order: Step) -> Tensor:
+        """Gradients of this rank's share; returns each example's part of the loss, float64, zero for other ranks'."""
+        count = sum(len(micro) for share in order.shares for micro in share)
+        losses = torch.zeros(count, dtype=torch.float64)
+        place = sum(len(micro) for share in order.shares[: self._ranks.rank] for micro in share)
+        micro_batches = order.shares[self._ranks.rank]
+        with computing_in(self.dtype, self._ranks.device):
+            for number, micro in enumerate(micro_batches, 1):
+                sync_gradients(self._model, last=number == len(micro_batches))
+                nll = sum_nll(self._model, self._head, micro, self._ranks.device)
+                weighted(nll, micro).backward()
+                coefficients = torch.tensor([example.coefficient for example in micro], dtype=torch.float64)
+                losses[place : place + len(micro)] = nll.detach()[: len(micro)].double().cpu() * coefficients
+                place += len(micro)
+        return losses
+
+    def _in_unison(self, what: str, act: Callable[[], T]) -> T:
+        result: T | None = None
+        fault = ""
+        try:
+            result = act()
+        except Exception as error:  # noqa: BLE001: a model folder may hold anything; the training reports it
+            fault = f"{type(error).__name__}: {error}"
+        faults = {fault for fault in self._ranks.collect(fault) if fault}
+        if faults or result is None:
+            raise TrainingError(
+                f"Could not {what} {self._task.model!r}: {'; '.join(sorted(faults))}",
+                remedy="Name a folder or a hub model with safetensors weights that transformers knows.",
+            )
+        return result
+
+
+def _name_suspects(order: Step, losses: Tensor) -> list[str]:
+    ids = [example.trajectory for share in order.shares for micro in share for example in micro]
+    bad = [id for id, loss in zip(ids, losses.tolist(), strict=True) if not math.isfinite(loss)]
+    if bad:
+        return bad
+    return [ids[place] for place in losses.argsort(descending=True)[:5].tolist()]

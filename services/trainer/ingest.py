@@ -1,0 +1,203 @@
+"""From the stream of trajectories to the dataset: a group is released from the stream only when its shard is safe on disk.
+
+Nothing is lost and nothing doubled, wherever a crash falls: what was read and not released is read again, and
+what the dataset already holds is released and not written again. Input that can never become part of a
+complete group (malformed, foreign, or left over when its job has ended) goes to the dead letters with the reason.
+One trainer at a time may ingest into a folder of runs (see `worker`).
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+from prometheus_client import Counter
+from pydantic import ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.trainer.settings import TrainerSettings
+from shared import keys
+from shared.errors import Unavailable
+from shared.job import JobStatus
+from shared.shards import dataset_folder, recorded_groups, write_shard
+from shared.stream import Entry, TrajectoryStream, ensure_group
+from shared.telemetry import get_logger
+from shared.trajectory import Trajectory
+
+_CONSUMER = "ingest"
+_READ = 256
+_SCAN_S = 1.0
+_LINGER_S = 60.0
+"""An ended job's stream is followed this long without a new entry: its last episodes may still be on their way."""
+
+_log = get_logger(__name__)
+_entries = Counter("drift_ingest_entries", "Stream entries by what became of them", ["outcome"])
+
+
+class Ingest:
+    """Follows every job's stream. `run` ends only by an error or by cancellation."""
+
+    def __init__(self, redis: Redis, settings: TrainerSettings) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._recorded: dict[tuple[str, str], set[int]] = {}
+        self._followed: dict[str, asyncio.Task[None]] = {}
+
+    async def recorded(self, job: str, part: str) -> set[int]:
+        """The groups of one part that the dataset holds."""
+        if (job, part) not in self._recorded:
+            folder = dataset_folder(self._settings.runs_root, job, part)
+            self._recorded[job, part] = await asyncio.to_thread(recorded_groups, folder)
+        return self._recorded[job, part]
+
+    async def run(self) -> None:
+        """Look for jobs, and follow each until it has ended and its stream is empty."""
+        ended: set[str] = set()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                for job in await self._list_jobs():
+                    if job in ended or job in self._followed:
+                        continue
+                    if await self._has_ended(job) and not await TrajectoryStream(self._redis, job).backlog():
+                        ended.add(job)
+                    else:
+                        self._followed[job] = tasks.create_task(self._follow(job))
+                for job in [job for job, task in self._followed.items() if task.done()]:
+                    del self._followed[job]
+                    ended.add(job)
+                await asyncio.sleep(_SCAN_S)
+
+    async def _list_jobs(self) -> list[str]:
+        return await self._redis.zrange(keys.JOBS, 0, -1)
+
+    async def _has_ended(self, job: str) -> bool:
+        status = await self._redis.get(keys.status(job))
+        return status is not None and JobStatus.model_validate_json(status).state.final
+
+    async def _follow(self, job: str) -> None:
+        """`_drain`, begun anew after each failure of Redis or of the disk, until patience ends."""
+        clock = asyncio.get_running_loop().time
+        failing_since: float | None = None
+        while True:
+            assembly = Assembly(self, TrajectoryStream(self._redis, job), job, self._settings)
+            try:
+                await ensure_group(self._redis, keys.trajectories(job), keys.TRAINER_GROUP)
+                return await self._drain(job, assembly)
+            except (RedisError, OSError) as error:
+                if assembly.moved or failing_since is None:
+                    failing_since = clock()
+                _log.warning("ingest interrupted", job=job, error=str(error))
+                if clock() - failing_since > self._settings.redis_patience_s:
+                    raise Unavailable(
+                        f"Ingesting job {job} failed for {self._settings.redis_patience_s:.0f} s: {error}",
+                        remedy="Mend Redis or the disk and start the trainer again; nothing is lost.",
+                    ) from error
+                await asyncio.sleep(1.0)
+
+    async def _drain(self, job: str, assembly: "Assembly") -> None:
+        stream = TrajectoryStream(self._redis, job)
+        clock = asyncio.get_running_loop().time
+        async for entries in stream.reclaim(_CONSUMER, idle_ms=0):
+            await assembly.take(entries)
+        quiet_since = clock()
+        while True:
+            block_ms = max(50, int(self._settings.flush_seconds * 500))
+            entries = await stream.read(_CONSUMER, _READ, block_ms)
+            await assembly.take(entries)
+            await assembly.flush_if_due(clock())
+            if entries:
+                quiet_since = clock()
+            elif clock() - quiet_since > _LINGER_S and await self._has_ended(job):
+                return await assembly.close()
+
+
+class Assembly:
+    """The groups of one job on their way from the stream to the dataset."""
+
+    def __init__(self, ingest: Ingest, stream: TrajectoryStream, job: str, settings: TrainerSettings) -> None:
+        self.moved = False
+        """Whether anything has reached the dataset since this assembly began."""
+        self._ingest = ingest
+        self._stream = stream
+        self._job = job
+        self._settings = settings
+        self._partial: dict[tuple[str, int], dict[int, tuple[Entry, Trajectory]]] = defaultdict(dict)
+        self._complete: dict[tuple[str, int], list[tuple[Entry, Trajectory]]] = {}
+        self._complete_since = 0.0
+
+    async def take(self, entries: Sequence[Entry]) -> None:
+        """Sort new entries in: to their group, to the dead letters, or away if the dataset holds them."""
+        stale: list[str] = []
+        for entry in entries:
+            trajectory = self._parse(entry)
+            if isinstance(trajectory, str):
+                await self._bury(entry, "malformed", trajectory)
+                continue
+            key = (trajectory.part, trajectory.group)
+            siblings = self._partial[key]
+            if key in self._complete or trajectory.group in await self._ingest.recorded(self._job, trajectory.part):
+                stale.append(entry.id)
+                del self._partial[key]
+            elif trajectory.k in siblings:
+                stale.append(entry.id)
+            elif any(sibling.group_size != trajectory.group_size for _, sibling in siblings.values()):
+                await self._bury(entry, "malformed", f"group_size {trajectory.group_size} differs from its siblings'")
+            else:
+                siblings[trajectory.k] = (entry, trajectory)
+                if len(siblings) == trajectory.group_size:
+                    if not self._complete:
+                        self._complete_since = asyncio.get_running_loop().time()
+                    self._complete[key] = list(self._partial.pop(key).values())
+        await self._stream.release(stale)
+        _entries.labels("duplicate").inc(len(stale))
+
+    async def flush_if_due(self, now: float) -> None:
+        """Write what is complete when it is enough for a shard, or has waited long enough."""
+        waited = now - self._complete_since
+        if self._complete and (
+            waited >= self._settings.flush_seconds or len(self._complete) >= self._settings.flush_groups
+        ):
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write the complete groups, one shard a part; only then release their entries."""
+        parts: dict[str, list[tuple[Entry, Trajectory]]] = defaultdict(list)
+        for (part, _), members in self._complete.items():
+            parts[part] += members
+        for part, members in parts.items():
+            folder = dataset_folder(self._settings.runs_root, self._job, part)
+            rows = [trajectory for _, trajectory in members]
+            path = await asyncio.to_thread(write_shard, folder, rows)
+            (await self._ingest.recorded(self._job, part)).update(row.group for row in rows)
+            await self._stream.release([entry.id for entry, _ in members])
+            self.moved = True
+            _entries.labels("recorded").inc(len(members))
+            _log.debug("shard written", job=self._job, part=part, shard=path.name, trajectories=len(rows))
+        self._complete.clear()
+
+    async def close(self) -> None:
+        """The job has ended: write what is complete, bury what never will be."""
+        await self.flush()
+        for (part, group), siblings in self._partial.items():
+            for entry, trajectory in siblings.values():
+                reason = f"the job ended with {len(siblings)} of {trajectory.group_size} of group {part}:{group}"
+                await self._bury(entry, "incomplete", reason)
+        self._partial.clear()
+
+    def _parse(self, entry: Entry) -> Trajectory | str:
+        """The trajectory, or why there is none."""
+        try:
+            trajectory = Trajectory.model_validate_json(entry.payload)
+        except ValidationError as error:
+            faults = [f"{'.'.join(map(str, fault['loc'])) or 'entry'}: {fault['msg']}" for fault in error.errors()[:5]]
+            return "; ".join(faults)
+        if trajectory.job != self._job:
+            return f"it belongs to job {trajectory.job!r}"
+        if trajectory.k >= trajectory.group_size:
+            return f"k {trajectory.k} is not below group_size {trajectory.group_size}"
+        return trajectory
+
+    async def _bury(self, entry: Entry, outcome: str, reason: str) -> None:
+        await self._stream.bury(entry, reason)
+        _entries.labels(outcome).inc()
+        _log.warning("entry buried", job=self._job, entry=entry.id, reason=reason)

@@ -1,0 +1,74 @@
+"""What rank 0 tells all ranks to do. Every rank obeys the same orders in the same sequence, rank 0 included.
+
+Orders are JSON, never pickles. A rank that has nothing to do hears `Idle` now and then, so that a wait
+beyond the deadline of a collective always means that something is wrong.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from services.trainer.plan import MicroBatch
+from shared.job import TrainingTask
+from shared.schema import Schema
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class Idle(Schema):
+    """Nothing to do yet."""
+
+    kind: Literal["idle"] = "idle"
+
+
+class Begin(Schema):
+    """Load the model, and the checkpoint where one is named."""
+
+    kind: Literal["begin"] = "begin"
+    task: TrainingTask
+    dtype: Dtype | None
+    """None: measure, and agree on the faster one."""
+    checkpoint: str | None
+
+
+class Step(Schema):
+    """One optimiser step."""
+
+    kind: Literal["step"] = "step"
+    step: int
+    """Counts from 1."""
+    learning_rate: float
+    shares: list[list[MicroBatch]]
+    """Micro-batches of each rank, the same number for all."""
+
+
+class Save(Schema):
+    """Write a checkpoint of the state after `step`."""
+
+    kind: Literal["save"] = "save"
+    cursor: str
+    """The cursor, JSON; see `checkpoint`."""
+    folder: str
+
+
+class Export(Schema):
+    """Write the weights as a Hugging Face folder."""
+
+    kind: Literal["export"] = "export"
+    folder: str
+
+
+class End(Schema):
+    """Forget the model."""
+
+    kind: Literal["end"] = "end"
+
+
+class Quit(Schema):
+    """Leave the process."""
+
+    kind: Literal["quit"] = "quit"
+
+
+Order = Annotated[Idle | Begin | Step | Save | Export | End | Quit, Field(discriminator="kind")]
+ORDER: TypeAdapter[Order] = TypeAdapter(Order)

@@ -1,0 +1,59 @@
+"""The ranks of one torchrun, and what they say to each other: bytes and sums, no pickles, every wait with a deadline."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers. Control messages go over gloo on the CPU, whatever the device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def broadcast(self, payload: bytes | None) -> bytes:
+        """Rank 0's payload, on every rank."""
+        length = torch.tensor([len(payload) if payload is not None else 0])
+        dist.broadcast(length, src=0)
+        data = torch.empty(int(length), dtype=torch.uint8)
+        if payload:
+            data.copy_(torch.frombuffer(bytearray(payload), dtype=torch.uint8))
+        dist.broadcast(data, src=0)
+        return data.numpy().tobytes()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the ranks of a CPU tensor, in place."""
+        dist.all_reduce(values)
+        return values
+
+    def collect(self, text: str) -> list[str]:
+        """Every rank's text, on every rank, cut to 4,000 bytes."""
+        own = torch.zeros(4000, dtype=torch.uint8)
+        data = text.encode()[:4000]
+        own[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+        gathered = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(gathered, own)
+        return [one.numpy().tobytes().rstrip(b"\0").decode(errors="ignore") for one in gathered]
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        self.sum(torch.zeros(1))
+
+
+def join(timeout_s: float, threads: int) -> Ranks:
+    """Meet the other ranks where torchrun says; gloo for CPU tensors, nccl for GPU ones."""
+    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)

@@ -1,0 +1,30 @@
+"""The trainer's settings."""
+
+from typing import Literal
+
+from shared.settings import StoreSettings
+
+
+class TrainerSettings(StoreSettings):
+    """What the trainer may be told; all of it has a default that fits one machine."""
+
+    trainer_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Dtype of the matrix products; the weights and the optimiser are float32. `auto`: bfloat16 on GPU, measured on CPU."""
+    trainer_threads: int = 0
+    """CPU threads of a rank; 0 shares the machine's cores evenly among its ranks."""
+    micro_batch_tokens: int = 2048
+    """Most tokens, padding included, that one rank holds at a time; one longer sequence goes alone."""
+    checkpoint_seconds: float = 120.0
+    """Time between two checkpoints of a training; 0 saves after every step."""
+    checkpoints_kept: int = 2
+    """Checkpoints kept of one training."""
+    training_attempts: int = 5
+    """How often a training may be started from the same step before it is reported as failed."""
+    collective_timeout_s: float = 900.0
+    """Longest wait of a rank for the others."""
+    redis_patience_s: float = 300.0
+    """How long Redis may be out of reach before the trainer gives up."""
+    flush_seconds: float = 1.0
+    """Longest time that a complete group waits for others to share its shard."""
+    flush_groups: int = 256
+    """Complete groups that make a shard without waiting."""

@@ -1,0 +1,146 @@
+"""The torchrun worker: waits for tasks and leads them to their end, one after the other.
+
+A task stays pending until its final status is written, so that a crash of anything leads to the same task again.
+A failed task is reported and the worker goes on. SIGTERM saves the training at hand and ends with exit code 0.
+"""
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch.distributed as dist
+
+from services.trainer.courier import Assignment, Courier
+from services.trainer.crew import Crew
+from services.trainer.orders import End, Idle, Quit
+from services.trainer.ranks import join
+from services.trainer.settings import TrainerSettings
+from services.trainer.training import Training
+from shared.errors import DriftError, SettingsError, Unavailable
+from shared.job import TrainingState, TrainingStatus
+from shared.telemetry import configure_logging, get_logger
+from shared.trajectory import part_name
+
+_WAIT_S = 1.0
+_LOCK_PATIENCE_S = 60.0
+
+_log = get_logger(__name__)
+
+
+def main(settings: TrainerSettings) -> None:
+    """Entry of every rank."""
+    configure_logging("trainer", settings.log_level)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    _die_with_parent()
+    ranks = join(settings.collective_timeout_s, settings.trainer_threads)
+    crew = Crew(ranks)
+    if ranks.rank == 0:
+        with _alone(settings.runs_root), Courier(settings) as courier:
+            Leader(crew, courier, settings, stop).run()
+    else:
+        crew.follow()
+    dist.destroy_process_group()
+
+
+class Leader:
+    """Rank 0: takes tasks in the order of their arrival, the first whose data is complete first."""
+
+    def __init__(self, crew: Crew, courier: Courier, settings: TrainerSettings, stop: threading.Event) -> None:
+        self._crew = crew
+        self._courier = courier
+        self._settings = settings
+        self._stop = stop
+        self._waiting: list[Assignment] = []
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        _log.info("trainer ready", ranks=self._crew.size, runs_root=str(self._settings.runs_root.absolute()))
+        while not self._stop.is_set():
+            assignment = self._courier.next_task(_WAIT_S / 5 if self._waiting else _WAIT_S)
+            if assignment:
+                self._waiting.append(assignment)
+                waiting = TrainingStatus(state=TrainingState.WAITING, stage=assignment.task.stage)
+                self._courier.report(assignment.task.job, waiting)
+            self._drop_cancelled()
+            ready = next(filter(self._is_ready, self._waiting), None)
+            if ready is None:
+                self._crew.give(Idle())
+            elif self._carry_out(ready):
+                self._courier.finish(ready)
+                self._waiting.remove(ready)
+        self._crew.give(Quit())
+
+    def _is_ready(self, assignment: Assignment) -> bool:
+        task = assignment.task
+        return self._courier.recorded(task.job, part_name("rollout", task.stage)) >= task.groups
+
+    def _drop_cancelled(self) -> None:
+        for assignment in [one for one in self._waiting if self._courier.is_cancelled(one.task.job)]:
+            cancelled = TrainingStatus(state=TrainingState.CANCELLED, stage=assignment.task.stage)
+            self._courier.report(assignment.task.job, cancelled)
+            self._courier.finish(assignment)
+            self._waiting.remove(assignment)
+
+    def _carry_out(self, assignment: Assignment) -> bool:
+        """Whether the task is done, with success or without; False where the trainer stops before."""
+        task = assignment.task
+        training = Training(assignment, self._crew, self._courier, self._settings, self._stop.is_set)
+        try:
+            return training.run()
+        except Unavailable:
+            raise
+        except DriftError as error:
+            self._report_failure(training, task.job, str(error))
+            self._crew.give(End())
+            return True
+        except Exception as error:
+            _log.exception("training broke", job=task.job, stage=task.stage)
+            self._report_failure(training, task.job, f"{type(error).__name__}: {error} See the trainer's log.")
+            if self._crew.size > 1:  # the other ranks may be anywhere: only a restart brings them together
+                self._courier.finish(assignment)
+                raise
+            self._crew.give(End())
+            return True
+
+    def _report_failure(self, training: Training, job: str, error: str) -> None:
+        _log.error("training failed", job=job, stage=training.status.stage, error=error)
+        self._courier.report(job, training.status.model_copy(update={"state": TrainingState.FAILED, "error": error}))
+
+
+@contextmanager
+def _alone(runs_root: Path) -> Iterator[None]:
+    """Hold the folder of runs: two writers of one dataset could double its groups. Freed by the system at our end."""
+    runs_root.mkdir(parents=True, exist_ok=True)
+    with (runs_root / ".trainer.lock").open("w") as file:
+        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SettingsError(
+                        f"Another trainer works in {runs_root.absolute()}.",
+                        remedy="Stop it, or give this one another DRIFT_RUNS_ROOT.",
+                    ) from None
+                time.sleep(0.5)
+        yield
+
+
+def _die_with_parent() -> None:
+    """End when torchrun's agent is gone: it can no longer end us, and its successor needs our place."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
