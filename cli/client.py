@@ -1,0 +1,101 @@
+"""The rollout service's API for the command line: typed answers, and errors that carry the service's remedy."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Self
+
+import httpx
+from pydantic import ValidationError
+
+from shared.errors import DriftError, Unavailable
+from shared.job import JobSpec, JobStatus
+from shared.schema import Schema
+
+TIMEOUT_S = 60.0
+
+
+class ApiError(DriftError):
+    """The service refused the request; carries its status and remedy."""
+
+    def __init__(self, status: int, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+
+
+class _Accepted(Schema):
+    id: str
+    state: str
+
+
+class _JobList(Schema):
+    jobs: list[JobStatus]
+
+
+class JobClient:
+    """Submits, follows and cancels jobs; use as `async with JobClient.open(url) as jobs`."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, api_key: str | None = None) -> AsyncIterator[Self]:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S) as http:
+            yield cls(http)
+
+    async def submit(self, spec: JobSpec) -> str:
+        """Submit a job; its id."""
+        return await self.submit_json(spec.model_dump_json(exclude_defaults=True))
+
+    async def submit_json(self, body: str | bytes) -> str:
+        """Submit a job written as JSON, which the service checks; its id."""
+        reply = await self._ask("POST", "/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+        return _Accepted.model_validate_json(reply.content).id
+
+    async def list(self) -> list[JobStatus]:
+        """The newest jobs, the newest first."""
+        return _JobList.model_validate_json((await self._ask("GET", "/v1/jobs")).content).jobs
+
+    async def get(self, job: str) -> JobStatus:
+        """One job."""
+        return JobStatus.model_validate_json(await self.get_json(job))
+
+    async def get_json(self, job: str) -> bytes:
+        """One job, exactly as the service gives it."""
+        return (await self._ask("GET", f"/v1/jobs/{job}")).content
+
+    async def cancel(self, job: str) -> None:
+        """Ask the service to cancel a job."""
+        await self._ask("DELETE", f"/v1/jobs/{job}")
+
+    async def _ask(
+        self, method: str, path: str, *, content: str | bytes | None = None, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
+        try:
+            reply = await self._http.request(method, path, content=content, headers=headers)
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"The rollout service at {self._http.base_url} does not answer ({type(error).__name__}).",
+                remedy="Start it with `drift up`, or name it with DRIFT_ROLLOUT_PORT or --url.",
+            ) from None
+        if reply.is_error:
+            raise _read_problem(reply)
+        return reply
+
+
+class _Problem(Schema, extra="ignore"):
+    """RFC 9457 problem details with this project's `remedy`."""
+
+    detail: str
+    remedy: str | None = None
+
+
+def _read_problem(reply: httpx.Response) -> ApiError:
+    try:
+        problem = _Problem.model_validate_json(reply.content)
+    except ValidationError:
+        phrase = HTTPStatus(reply.status_code).phrase
+        return ApiError(reply.status_code, f"{reply.url} answers {reply.status_code} {phrase}: {reply.text[:300]}")
+    return ApiError(reply.status_code, problem.detail, remedy=problem.remedy)

@@ -1,0 +1,61 @@
+"""The engine of the local stack: a vLLM server on this machine's GPU where there is one, else on its CPU.
+
+The CPU flags are measured (see `docs/local-stack.md`): short answers on a small model are bound by the prompt's tokens, so
+that small cache blocks (siblings share more of their prefix) and both cores matter most.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+SERVED_NAME = "drift"
+MAX_MODEL_LEN = 2048
+
+
+@dataclass(frozen=True)
+class EngineCommand:
+    """How to start the engine."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    device: str
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver answers."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    try:
+        return subprocess.run([tool, "-L"], capture_output=True, timeout=30).stdout.startswith(b"GPU")
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def engine_command(model: str, port: int, cores: int) -> EngineCommand:
+    """The vLLM server for `model` (a folder or hub name) on loopback, its weight-reload routes open to this machine only."""
+    gpu = has_gpu()
+    flags = [
+        "--model", model, "--served-model-name", SERVED_NAME,
+        "--host", "127.0.0.1", "--port", str(port),
+        "--dtype", "bfloat16",
+        "--generation-config", "vllm",
+        "--disable-uvicorn-access-log", "--disable-log-stats",
+    ]  # fmt: skip
+    environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    if Path(model).is_dir():
+        environment["HF_HUB_OFFLINE"] = "1"
+    if not gpu:
+        flags += ["--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", "64", "--block-size", "32", "--enforce-eager"]
+        environment |= {
+            "VLLM_CPU_KVCACHE_SPACE": "3",
+            # vLLM leaves one core free by default: half of a two-core machine.
+            "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores - 1}",
+        }
+    module = "vllm.entrypoints.openai.api_server"
+    return EngineCommand([sys.executable, "-m", module, *flags], environment, "GPU" if gpu else "CPU")

@@ -1,0 +1,108 @@
+"""A job's phases as live progress bars; a line for each phase that is over, which also reads well in a log file."""
+
+import asyncio
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cli.client import JobClient
+from shared.errors import Unavailable
+from shared.job import JobStatus, State, TrainingStatus
+
+POLL_S = 0.5
+SILENCE_S = 120.0
+"""A rollout service that restarts is waited for so long."""
+
+
+class JobProgress:
+    """Shows one job; use as a context manager and call `update` with each new status."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+        self._label: str | None = None
+        self._bar: TaskID | None = None
+        self._begun = 0.0
+        self._total = ""
+        self.seconds: dict[str, float] = {}
+        """How long each phase that is over took, by its label."""
+
+    def __enter__(self) -> "JobProgress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def update(self, status: JobStatus) -> None:
+        """Show where the job stands now."""
+        progress = None if status.state.final else status.progress
+        label = progress.label if progress else None
+        if label != self._label:
+            if self._label is not None:
+                self._finish(status)
+            self._label, self._begun = label, time.monotonic()
+            self._bar = None
+        if progress is None:
+            return
+        if self._bar is None:
+            self._bar = self._bars.add_task(progress.label, total=None, unit=progress.unit, note="")
+        self._total = f"{progress.total} {progress.unit}"
+        self._bars.update(
+            self._bar,
+            total=progress.total or None,
+            completed=progress.done,
+            unit=progress.unit,
+            note=_note(status, progress.message),
+        )
+
+    def _finish(self, status: JobStatus) -> None:
+        label, seconds = self._label or "", time.monotonic() - self._begun
+        self.seconds[label] = self.seconds.get(label, 0.0) + seconds
+        if self._bar is not None:
+            self._bars.remove_task(self._bar)
+        mark = "[red]✗" if status.state in (State.FAILED, State.CANCELLED) else "[green]✓"
+        self._bars.console.print(f"{mark}[/] {label}: {self._total} in {seconds:.0f} s", highlight=False)
+
+
+def _note(status: JobStatus, message: str | None) -> str:
+    if message:
+        return message
+    if status.phase == "train" and status.trainings:
+        return describe_training(status.trainings[-1])
+    return ""
+
+
+def describe_training(training: TrainingStatus) -> str:
+    """Loss and speed in one line."""
+    loss = f"loss {training.loss:.3f}" if training.loss is not None else ""
+    speed = f"{training.tokens_per_s:.0f} tokens/s" if training.tokens_per_s else ""
+    return " ".join(part for part in (loss, speed) if part)
+
+
+async def follow(jobs: JobClient, job: str, shown: JobProgress) -> JobStatus:
+    """Show the job until it ends; its last status. Raises `Unavailable` when the service stays silent."""
+    heard = time.monotonic()
+    while True:
+        try:
+            status = await jobs.get(job)
+        except Unavailable:
+            if time.monotonic() - heard > SILENCE_S:
+                raise
+        else:
+            heard = time.monotonic()
+            shown.update(status)
+            if status.state.final:
+                return status
+        await asyncio.sleep(POLL_S)

@@ -1,0 +1,53 @@
+"""What the local stack may be told, from the environment or `.env`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from shared.settings import Settings, Urls
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+SHARED_DATA = Path("../shared/data")
+"""Where the problem files are looked for when DRIFT_DATA_ROOT is not set."""
+
+
+class LocalSettings(Settings):
+    """Ports, folders and the model of the stack that `drift up` and `drift demo` start on this machine."""
+
+    rollout_port: Port = 8000
+    """Port of the rollout service."""
+    verifier_port: Port = 8001
+    """Port of the verifier."""
+    engine_port: Port = 8100
+    """Port of the vLLM server."""
+    redis_port: Port = 6379
+    """Port of the Valkey server that the stack starts."""
+    redis_url: str | None = None
+    """An existing Redis to use; absent starts a Valkey server."""
+    engine_urls: Urls = ()
+    """Existing engines to use, comma-separated; empty starts one."""
+    model: str | None = None
+    """Folder or hub name of the model to serve; absent takes SmolLM2-135M-Instruct."""
+    trainer_processes: Annotated[int, Field(ge=1)] = 1
+    """Processes of the trainer (torchrun --nproc-per-node)."""
+    data_root: Path | None = None
+    """Folder of problem files; absent takes ../shared/data where that is."""
+    runs_root: Path = Path("runs")
+    """Folder of jobs' datasets, checkpoints and reports."""
+    stack_root: Path = Path(".drift")
+    """Folder of the stack's own state: model, logs, Valkey's data."""
+
+    @property
+    def problems_root(self) -> Path:
+        """The data root in force; it need not exist."""
+        return (self.data_root or SHARED_DATA).resolve()
+
+    @property
+    def rollout_url(self) -> str:
+        return f"http://127.0.0.1:{self.rollout_port}"
+
+    @property
+    def logs(self) -> Path:
+        return self.stack_root.resolve() / "logs"
