@@ -42,7 +42,7 @@ APPROXIMATE = re.compile(r"[\s$]*(?:\\[()\[\]][\s$]*)*(?:\\approx|\\simeq|\\sim|
 def answer_region(response: str) -> str:
     """What follows the last `</think>`, then the inside of the last `<answer>`; the whole text where neither stands."""
     end = response.rfind("</think>")
-    text = response[end + 8 :] if end >= 0 else response
+    text = response[end + 8 :] if end >= 0 else response.removeprefix("<think>")
     start = text.rfind("<answer>")
     while start >= 0:
         close = text.find("</answer>", start)
@@ -213,6 +213,7 @@ def last_number(text: str) -> tuple[int, str] | None:
     return (last.start(), last[0].strip()) if last else None
 
 
+TRUTH = re.compile(r"\b(?:true|false|yes|no|correct|incorrect)\b", re.IGNORECASE)
 PROSE = re.compile(r"[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{3,}")
 
 
@@ -234,4 +235,16 @@ def extract_math(response: str) -> str | None:
     formula, number = last_formula(text), last_number(text)
     if formula and (number is None or number[0] < formula[0] + len(formula[1]) + 2):
         return formula[1]
-    return number[1] if number else None
+    return number[1] if number else _stated_truth(text)
+
+
+def _stated_truth(text: str) -> str | None:
+    """A short last sentence that says yes or no."""
+    sentence = clean_clause([part for part in SENTENCE_END.split(text) if part.strip()][-1])
+    return sentence if len(sentence) < 120 and TRUTH.search(sentence) else None
+
+
+def lone_number(text: str) -> str | None:
+    """The number of a clause that holds exactly one: `42 because geometry proves it`, `Jane started 3 hours ago`."""
+    found = [match[0].strip() for match in NUMBER.finditer(text)]
+    return found[0] if len(found) == 1 and PROSE.search(text) else None

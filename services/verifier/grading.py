@@ -4,13 +4,20 @@ Pure: values in, values out. `extract` reads an item's answer, `decide` grades i
 where the decision needs a computer algebra system, which runs elsewhere, in a process that can be killed.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from services.verifier.choice import extract_choice, gold_letters, item_letters
-from services.verifier.extraction import answer_region, extract_math
-from services.verifier.normal import clean, normal_form, squeeze, string_form
+from services.verifier.comparison import compare, free_names
+from services.verifier.cost import MAX_DEPTH, MAX_LENGTH, nesting, refusal
+from services.verifier.extraction import PROSE, answer_region, extract_math, last_box, lone_number
 from services.verifier.math_exact import numbers_equal, parse_number
+from services.verifier.normal import clean, normal_form, squeeze, string_form
+from services.verifier.parser import parse
+from services.verifier.syntax import Node, Unparsed
+from services.verifier.words import compare_words
 from shared.grading import Method, Verdict, VerifyItem
 
 
@@ -54,7 +61,7 @@ def extract(item: VerifyItem) -> Extracted:
             region = answer_region(item.response) or None
             return Extracted(region, region and string_form(region))
         case "math":
-            answer = extract_math(item.response)
+            answer = next((gold for gold in golds_of(item) if gold.strip() == item.response.strip()), None) or extract_math(item.response)
             return Extracted(answer, None if answer is None else normal_form(answer))
 
 
@@ -76,21 +83,81 @@ def decide(item: VerifyItem, extracted: Extracted) -> Decision | Deferred:
 
 
 def decide_math(golds: Sequence[str], answer: str) -> Decision | Deferred:
-    """Grade a mathematical answer against the alternatives of its gold."""
+    """Grade a mathematical answer against the alternatives of its gold; the cheapest tier that says yes decides."""
     written = clean(answer)
     form, number = squeeze(written), parse_number(written)
     deferred: list[tuple[str, str]] = []
+    method: Method = "string"
     for gold in golds:
-        wanted = clean(extract_math(gold) or gold)
+        wanted = clean(extract_gold(gold))
         if squeeze(wanted) == form:
             return Decision(Verdict.CORRECT, "string")
         gold_number = parse_number(wanted)
         if gold_number is not None and number is not None:
+            method = "numeric"
             if numbers_equal(gold_number, number):
                 return Decision(Verdict.CORRECT, "numeric")
-        else:
+            continue
+        verdict, method = _compare_texts(wanted, written)
+        if verdict:
+            return Decision(Verdict.CORRECT, method)
+        if verdict is None:
             deferred.append((wanted, written))
-    return Deferred(tuple(deferred)) if deferred else Decision(Verdict.INCORRECT, "numeric")
+    return Deferred(tuple(deferred)) if deferred else Decision(Verdict.INCORRECT, method)
+
+
+@lru_cache(maxsize=4096)
+def extract_gold(gold: str) -> str:
+    """A gold answer without its box; golds are answers, never prose with an answer in it."""
+    box = last_box(gold)
+    return gold if box is None else box
+
+
+def _compare_texts(gold: str, answer: str) -> tuple[bool | None, Method]:
+    """Grade two clean texts that are neither equal strings nor both numbers; None where computer algebra must."""
+    in_words = compare_words(gold, answer)
+    if in_words is not None:
+        return in_words, "string"
+    unknown = False
+    wanted_readings = readings(gold)
+    found_readings = readings(answer)
+    if not found_readings and (number := lone_number(answer)) is not None:
+        found_readings = readings(number)
+    for wanted in wanted_readings:
+        for found in found_readings:
+            verdict = compare(wanted, found)
+            if verdict:
+                return True, "symbolic" if free_names(wanted) else "numeric"
+            unknown = unknown or verdict is None
+    if wanted_readings and found_readings:
+        return (None if unknown else False), "symbolic" if free_names(wanted_readings[0]) else "numeric"
+    return (None if is_formula(gold) and is_formula(answer) else False), "string"
+
+
+@lru_cache(maxsize=8192)
+def readings(text: str) -> tuple[Node, ...]:
+    """How a clean text may be read: with `1,234` as one number, as two, and with a decimal comma. Empty where it cannot be parsed."""
+    if len(text) > MAX_LENGTH or nesting(text) > MAX_DEPTH:
+        return ()
+    found: list[Node] = []
+    for variant, grouping in ((text, True), (text, False), (DECIMAL_COMMA.sub(".", text), True)):
+        if not (grouping and variant == text) and "," not in text:
+            continue
+        try:
+            node = parse(variant, grouping)
+        except Unparsed:
+            continue
+        if node not in found:
+            found.append(node)
+    return tuple(found)
+
+
+DECIMAL_COMMA = re.compile(r"(?<![\d,.])(?<=\d),(?=\d{1,2}(?![\d,]))|(?<=\d),(?=\d{1,2}$)")
+
+
+def is_formula(text: str) -> bool:
+    """Whether a text that the grammar does not know may still be a formula."""
+    return refusal(text) is None and not PROSE.search(text) and re.search(r"[\d\\^_=+*/]", text) is not None
 
 
 def _verdict(right: bool) -> Verdict:

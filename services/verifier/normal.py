@@ -35,6 +35,7 @@ LAYOUT = re.compile(
     r"|boldsymbol|bm|Large|large|huge|Huge|small|normalsize|rm|bf|it|mathstrut|strut|hfill|noindent|nobreak)(?![A-Za-z])\s?\.?(?<![.])"
     r"|\\(?:left|right)\s?\.|(?<!\\)\\[!,;:> ]|(?<!\\)~|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace)(?![A-Za-z])"
 )
+GROUPED = re.compile(r"(?<=\d)(?:\\[,!;: ]|\{,\}\s*)+(?=\d{3}(?!\d))")
 FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 SPACE = re.compile(r"\s+")
 WORD = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
@@ -45,10 +46,11 @@ def clean(text: str) -> str:
     text = text.strip()
     if not text.isascii():
         text = SUPERSCRIPTS.sub(lambda m: "^{" + re.sub(r"[\^{}]", "", m[0]) + "}", text.translate(UNICODE))
+    if "{,}" in text or "\\" in text:
+        text = GROUPED.sub(",", text)
     if "$" in text or "\\" in text:
         text = text.replace(r"\$", "\x01")
         text = DELIMITERS.sub(" ", text).replace("\x01", r"\$")
-        text = re.sub(r"(?<=\d)(?:\\[,!;: ]|\{,\}\s*|\\ )+(?=\d{3}(?!\d))", ",", text)
         text = LAYOUT.sub(" ", text)
         text = FRACTION.sub(r"\\frac", text)
     text = text.strip()
