@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
@@ -24,20 +24,26 @@ _PUBLISH = Path(__file__).with_name("publish.lua").read_text()
 SOCKET_TIMEOUT_S = 30.0
 """Above every blocking read's time, else the client gives up before the server answers."""
 
+MAX_CONNECTIONS = 32
+"""Of one process; who finds none free waits for one."""
+
 _RETRY = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=60, supported_errors=(ConnectionError, TimeoutError))
 """About a minute: a Redis that restarts is waited for. Every write here may be repeated without harm."""
 
 
 def connect(url: str) -> Redis:
-    """The one way to a Redis client: strings decoded, deadlines set, a restarting server waited for."""
-    return Redis.from_url(
+    """The one way to a Redis client: strings decoded, deadlines set, connections bounded, a restarting server waited for."""
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=SOCKET_TIMEOUT_S,
         decode_responses=True,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=5.0,
         retry=_RETRY,
         protocol=2,
     )
+    return Redis.from_pool(pool)
 
 
 async def ensure_group(redis: Redis, stream: str, group: str) -> None:

@@ -1,7 +1,9 @@
 """The rollout service over HTTP: jobs in, status and trajectories out. Conducting and rolling out run beside it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import signal
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -25,12 +27,15 @@ from shared.job import JobSpec, JobStatus
 from shared.schema import Schema
 from shared.settings import load_settings
 from shared.stream import connect
-from shared.telemetry import configure_logging
+from shared.telemetry import configure_logging, get_logger
 from shared.verifier_client import VerifierClient
 from shared.web import equip, problem
 
 VERIFIER_ATTEMPTS = 14
 """About a minute and a half: a verifier that restarts is waited for."""
+
+STOP_TRIES = 8
+log = get_logger(__name__)
 
 JobId = Annotated[str, Path(pattern=r"^[0-9]{8}-[0-9]{6}-[0-9a-f]{6}$")]
 
@@ -46,6 +51,23 @@ class JobList(Schema):
     """The newest first."""
 
     jobs: list[JobStatus]
+
+
+def _end_with(task: asyncio.Task[None]) -> None:
+    """A part of the service that breaks takes the process with it: a supervisor can start that anew, half of it nobody."""
+    if not task.cancelled() and (error := task.exception()):
+        log.critical("service_broken", exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def stop(tasks: Collection[asyncio.Task[None]]) -> None:
+    """End tasks for sure: a single cancellation can be lost in a client library that is just reconnecting."""
+    for _ in range(STOP_TRIES):
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=1.0)
+        if not tasks:
+            return
 
 
 def create_app(settings: RolloutSettings | None = None) -> FastAPI:
@@ -67,12 +89,12 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(run()) for run in (policies.watch, worker.run, conductor.run)]
+        for task in tasks:
+            task.add_done_callback(_end_with)
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await stop(tasks)
             await engines.close()
             await verifier.aclose()
             await redis.aclose()

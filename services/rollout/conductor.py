@@ -125,5 +125,4 @@ class Conductor:
         log.info("job_finished", job=status.id, state=state)
         update = {"state": state, "phase": None, "progress": None, "finished": time.time()}
         await self._jobs.write(status.model_copy(update=update), token)
-        if state is not State.SUCCEEDED:
-            await self._steps.sweep(status.id)
+        await self._steps.sweep(status.id)

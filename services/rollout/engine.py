@@ -90,6 +90,8 @@ class Engine:
         finally:
             self.in_flight -= 1
         if reply.status_code >= 500 or reply.status_code in (408, 429):
+            if reply.status_code >= 500:
+                self.serving = None  # Until it has been seen to be the same process in good health.
             raise EngineDown(f"The engine at {self.url} answers {reply.status_code}: {reply.text[:200]}")
         if reply.status_code >= 400:
             kind = ContextExceeded if any(words in reply.text for words in _CONTEXT_WORDS) else Refused

@@ -20,12 +20,13 @@ from services.rollout.tickets import Tickets
 from shared import keys
 from shared.errors import DriftError
 from shared.job import DatasetSpec, JobSpec, JobStatus, Progress, TrainingState, TrainingStatus, TrainingTask
-from shared.trajectory import Problem
+from shared.trajectory import Problem, part_name
 
 POLL_S = 0.1
 MOST_TICKETS = 512
 """Tickets that wait at once; the dataset is read on as they are played."""
 _TICKET_BATCH = 64
+SWEEP_S = 60
 
 Kind = Literal["prepare", "evaluate", "rollout", "train"]
 
@@ -85,9 +86,11 @@ class Steps:
                 return await self._play(step, spec, status, token)
 
     async def sweep(self, job: str) -> None:
-        """Drop the tickets of a job that ended before its time."""
-        async for name in self._redis.scan_iter(match=keys.tickets(job, "*"), count=1000):
-            await self._redis.delete(name)
+        """Drop the tickets of a job that is over, once no worker can be reading them any more."""
+        spec = await self._jobs.spec(job)
+        for step in plan_steps(spec):
+            if step.kind in ("rollout", "evaluate"):
+                await self._redis.expire(keys.tickets(job, part_name(step.kind, step.stage, step.dataset)), SWEEP_S)
 
     async def _prepare(self, spec: JobSpec, status: JobStatus) -> JobStatus:
         """Every row is read and checked, and the engines' model known, before a token is generated."""
@@ -141,7 +144,6 @@ class Steps:
             await asyncio.sleep(POLL_S)
             counts = await self._jobs.counts(status.id, part.name)
         await self._jobs.deactivate()
-        await tickets.discard()
         turns = spec.protocol.max_turns
         if rollout:
             seconds = time.time() - (status.step_started or time.time())

@@ -89,10 +89,6 @@ class Tickets:
             pipe.xdel(self._stream, ticket)
             await pipe.execute()
 
-    async def discard(self) -> None:
-        """Drop what is left of a part that is over."""
-        await self._redis.delete(self._stream)
-
 
 def _read(id: str, fields: dict[str, str]) -> Ticket:
     return Ticket(id, int(fields["group"]), Problem.model_validate_json(fields["problem"]))

@@ -45,6 +45,10 @@ class FakeEngine:
     weights: str = ""
     broken: int = 0
     """This many of the next completions are answered with 500."""
+    down: bool = False
+    """Every route answers 503, as a proxy in front of a dead engine does."""
+    refused: int = 0
+    """Completions refused while down."""
     requests: list[dict[str, object]] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
     in_flight: int = 0
@@ -52,18 +56,22 @@ class FakeEngine:
     born: float = 0.0
 
     def restart(self) -> None:
-        """Be a new process with the weights of the start."""
-        self.weights, self.born = self.root, self.born + 1
+        """Be a new process with the weights of the start; what was in flight is lost."""
+        self.weights, self.born, self.down = self.root, self.born + 1, False
 
     async def complete(self, body: dict[str, object]) -> Response:
         """One chat completion."""
         self.requests.append(body)
+        born = self.born
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             await asyncio.sleep(self.latency_s)
         finally:
             self.in_flight -= 1
+        if self.down or self.born != born:
+            self.refused += 1
+            return JSONResponse({"error": {"message": "the engine core has died"}}, 500)
         if self.broken > 0:
             self.broken -= 1
             return JSONResponse({"error": {"message": "scripted fault"}}, 500)
@@ -94,7 +102,7 @@ def build_app(engine: FakeEngine) -> FastAPI:
 
     @app.get("/health")
     async def health() -> Response:
-        return Response()
+        return Response(status_code=503 if engine.down else 200)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -107,7 +115,15 @@ def build_app(engine: FakeEngine) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
-        return await engine.complete(await request.json())
+        """Like vLLM, drops a request whose client has gone."""
+        work = asyncio.create_task(engine.complete(await request.json()))
+        gone = asyncio.ensure_future(request.receive())
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if work.done():
+            return work.result()
+        work.cancel()
+        return Response(status_code=499)
 
     @app.post("/collective_rpc")
     async def rpc(request: Request) -> Response:

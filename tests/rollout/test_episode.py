@@ -36,7 +36,9 @@ def play(verdicts: Sequence[Verdict | Exception], max_turns: int) -> tuple[Episo
 
 
 @given(st.lists(st.sampled_from(DECIDING), min_size=8, max_size=8), st.integers(0, 8), st.integers(1, 8))
-def test_it_stops_at_the_first_success_or_at_the_last_turn(wrong: list[Verdict], solved_at: int, max_turns: int) -> None:
+def test_it_stops_at_the_first_success_or_at_the_last_turn(
+    wrong: list[Verdict], solved_at: int, max_turns: int
+) -> None:
     verdicts = [*wrong[:solved_at], Verdict.CORRECT, *wrong]
     episode, _ = play(verdicts, max_turns)
     assert len(episode.turns) == min(solved_at + 1, max_turns)

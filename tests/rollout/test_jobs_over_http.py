@@ -1,33 +1,9 @@
 """What the job API promises, from POST to the last trajectory."""
 
-import asyncio
-from typing import Any
-
 import httpx
 
-from shared.job import JobStatus
 from tests.fakes.engine import FakeEngine
-
-PROBLEMS = [
-    {"id": f"p{n}", "kind": "choice", "problem": f"Question {n}?", "answer": "B", "choices": ["x", "y"]}
-    for n in range(6)
-]
-
-
-async def finish(service: httpx.AsyncClient, job: str, deadline_s: float = 20) -> JobStatus:
-    """The status of the job once it is over."""
-    async with asyncio.timeout(deadline_s):
-        while True:
-            status = JobStatus.model_validate((await service.get(f"/v1/jobs/{job}")).raise_for_status().json())
-            if status.state.final:
-                return status
-            await asyncio.sleep(0.05)
-
-
-async def submit(service: httpx.AsyncClient, **spec: Any) -> str:
-    reply = await service.post("/v1/jobs", json={"name": "test", "dataset": {"problems": PROBLEMS}} | spec)
-    assert reply.status_code == 202, reply.text
-    return reply.json()["id"]
+from tests.rollout.client import PROBLEMS, finish, submit
 
 
 async def test_a_rollout_job_records_every_trajectory_once_with_return_and_weight(

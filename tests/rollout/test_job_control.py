@@ -1,0 +1,164 @@
+"""Jobs are refused clearly, cancelled and paused within seconds, and made once for one idempotency key."""
+
+import asyncio
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from services.rollout.app import create_app
+from services.rollout.settings import RolloutSettings
+from shared import keys
+from shared.job import State, TrainingState, TrainingStatus, TrainingTask
+from tests.fakes.engine import FakeEngine, Serving
+from tests.rollout.client import PROBLEMS, finish, submit, until
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"dataset": {"path": "none.jsonl"}}, "none.jsonl"),
+        ({"dataset": {"path": "../../etc/passwd"}}, "dataset.path"),
+        ({"dataset": {}}, "exactly one"),
+        ({"dataset": None}, "dataset"),
+        ({"dataset": {"problems": [{**PROBLEMS[0], "answer": "Z"}]}}, "problems[0], field answer"),
+        ({"sampling": {"temperature": -1}}, "sampling.temperature"),
+        ({"sampling": {"seed": 1}}, "sampling.seed"),
+        ({"protocol": {"template": "nonsense"}}, "protocol.template"),
+        ({"protocol": {"template": "{{ problem"}}, "protocol.template"),
+        ({"train": {"steps": 1, "epochs": 1}}, "not both"),
+        ({"evaluate": [{"path": "none.jsonl"}]}, "none.jsonl"),
+    ],
+)
+async def test_a_bad_spec_is_refused_before_a_token_is_generated(
+    service: httpx.AsyncClient, engine: FakeEngine, change: dict[str, object], named: str
+) -> None:
+    reply = await service.post("/v1/jobs", json={"dataset": {"problems": PROBLEMS}} | change)
+    assert reply.status_code == 422
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert named in reply.json()["detail"]
+    assert reply.json()["remedy"]
+    assert not engine.requests
+
+
+async def test_an_unknown_job_is_not_found(service: httpx.AsyncClient) -> None:
+    for path in ("", "/trajectories", "/spec"):
+        reply = await service.get(f"/v1/jobs/20260101-000000-abcdef{path}")
+        assert (reply.status_code, reply.json()["status"]) == (404, 404)
+
+
+async def test_one_idempotency_key_makes_one_job(service: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "once"}
+    body = {"dataset": {"problems": PROBLEMS}}
+    first, second = [(await service.post("/v1/jobs", json=body, headers=headers)).json()["id"] for _ in range(2)]
+    assert first == second
+    assert len((await service.get("/v1/jobs")).json()["jobs"]) == 1
+    other = await service.post("/v1/jobs", json=body | {"name": "other"}, headers=headers)
+    assert other.status_code == 409
+
+
+async def test_cancelling_ends_the_job_and_leaves_no_request_behind(
+    service: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.latency_s = 30
+    job = await submit(service)
+    async with asyncio.timeout(10):
+        while not engine.in_flight:
+            await asyncio.sleep(0.02)
+    assert (await service.delete(f"/v1/jobs/{job}")).status_code == 202
+    assert (await finish(service, job)).state is State.CANCELLED
+    async with asyncio.timeout(10):
+        while engine.in_flight:
+            await asyncio.sleep(0.02)
+    assert (await service.delete(f"/v1/jobs/{job}")).status_code == 202
+    assert (await service.post(f"/v1/jobs/{job}/pause")).status_code == 409
+
+
+async def test_a_paused_job_rests_until_it_is_resumed(service: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.latency_s = 0.2
+    job = await submit(service, sampling={"trajectories": 2})
+    await until(service, job, lambda status: status.phase == "rollout")
+    await service.post(f"/v1/jobs/{job}/pause")
+    await until(service, job, lambda status: status.state is State.PAUSED)
+    assert (await service.post(f"/v1/jobs/{job}/resume")).status_code == 202
+    status = await finish(service, job)
+    assert (status.state, status.rollouts[0].trajectories) == (State.SUCCEEDED, 12)
+    assert (await service.post(f"/v1/jobs/{job}/resume")).status_code == 409
+
+
+async def test_a_job_whose_training_fails_says_why(service: httpx.AsyncClient, redis: Redis) -> None:
+    job = await submit(service, train={"steps": 3})
+    await until(service, job, lambda status: status.phase == "train")
+    failed = TrainingStatus(state=TrainingState.FAILED, stage=0, error="the loss is not finite")
+    await redis.set(keys.training(job, 0), failed.model_dump_json())
+    status = await finish(service, job)
+    assert status.state is State.FAILED
+    assert "the loss is not finite" in (status.error or "")
+
+
+async def test_a_trained_policy_is_loaded_before_it_is_evaluated(
+    service: httpx.AsyncClient, redis: Redis, engine: FakeEngine
+) -> None:
+    job = await submit(service, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS}], refresh={"stages": 2})
+    for stage in range(2):
+        await until(service, job, lambda status: len(status.rollouts) > stage and status.phase == "train")  # noqa: B023
+        entry = ((await redis.xrevrange(keys.TRAININGS, count=1)) or [])[0][1] or {}
+        task = TrainingTask.model_validate_json(entry["task"])
+        assert (task.stage, task.groups) == (stage, len(PROBLEMS))
+        assert task.model == ("/weights/base" if stage == 0 else "/weights/stage-0")
+        done = TrainingStatus(state=TrainingState.SUCCEEDED, stage=stage, checkpoint=f"/weights/stage-{stage}")
+        await redis.set(keys.training(job, stage), done.model_dump_json())
+    status = await finish(service, job)
+    assert status.state is State.SUCCEEDED, status.error
+    assert engine.loads == ["/weights/stage-0", "/weights/stage-1"]
+    assert [(each.policy, each.multi_at[0]) for each in status.evaluations] == [
+        ("base", 0),
+        ("stage-1", 1),
+        ("stage-2", 1),
+    ]
+    assert status.checkpoint == "/weights/stage-1"
+    # The next job begins with the base policy again.
+    again = await finish(service, await submit(service, dataset=None, evaluate=[{"problems": PROBLEMS}]))
+    assert engine.loads[-1] == "/weights/base"
+    assert again.evaluations[0].multi_at[0] == 0
+
+
+async def test_an_engine_that_restarts_is_given_the_policy_again(
+    service: httpx.AsyncClient, redis: Redis, engine: FakeEngine
+) -> None:
+    job = await submit(service, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS * 20}])
+    await until(service, job, lambda status: status.phase == "train")
+    engine.latency_s = 0.3
+    done = TrainingStatus(state=TrainingState.SUCCEEDED, stage=0, checkpoint="/weights/stage-0")
+    await redis.set(keys.training(job, 0), done.model_dump_json())
+    await until(service, job, lambda status: len(engine.loads) == 1 and engine.in_flight > 0)
+    engine.down = True
+    await until(service, job, lambda status: engine.refused > 0)
+    engine.restart()
+    status = await finish(service, job)
+    assert engine.loads == ["/weights/stage-0", "/weights/stage-0"]
+    assert status.evaluations[-1].multi_at[0] == 1
+
+
+async def test_only_a_known_token_is_served(settings: RolloutSettings) -> None:
+    locked = settings.model_copy(update={"api_keys": (SecretStr("key"),)})
+    with Serving(create_app(locked)) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.get("/health")).status_code == 200
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic key"}):
+                reply = await client.get("/v1/jobs", headers=headers)
+                assert (reply.status_code, reply.json()["status"]) == (401, 401)
+            assert (await client.get("/v1/jobs", headers={"Authorization": "Bearer key"})).status_code == 200
+
+
+async def test_a_body_beyond_the_limit_is_refused(settings: RolloutSettings) -> None:
+    with Serving(create_app(settings.model_copy(update={"max_body_bytes": 2000}))) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.post("/v1/jobs", content=b"x" * 3000)).status_code == 413
+
+            async def chunks():  # noqa: ANN202
+                for _ in range(30):
+                    yield b"x" * 100
+
+            assert (await client.post("/v1/jobs", content=chunks())).status_code == 413
