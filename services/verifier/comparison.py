@@ -446,8 +446,8 @@ def without_unit(node: Node) -> Node:
         case Op("neg", (inner,)):
             stripped = without_unit(inner)
             return node if stripped is inner else Op("neg", (stripped,))
-        case Op("percent", (inner,)):
-            return Op("percent", (without_unit(inner),))
+        case Op("percent" | "ratio" as name, (*rest, last)):
+            return Op(name, (*rest, without_unit(last)))
         case _:
             return node
 

@@ -213,6 +213,11 @@ def last_number(text: str) -> tuple[int, str] | None:
     return (last.start(), last[0].strip()) if last else None
 
 
+AMOUNT = re.compile(
+    r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|pairs?|plus|minus|times|squared|cubed"
+    r"|sqrt|root|log|ln|exp|sin|cos|tan|pi|over|factorial|power|not|less|more|least|most|between|at|mod|base)\b",
+    re.IGNORECASE,
+)
 TRUTH = re.compile(r"\b(?:true|false|yes|no|correct|incorrect)\b", re.IGNORECASE)
 PROSE = re.compile(r"[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{3,}")
 
@@ -245,6 +250,8 @@ def _stated_truth(text: str) -> str | None:
 
 
 def lone_number(text: str) -> str | None:
-    """The number of a clause that holds exactly one: `42 because geometry proves it`, `Jane started 3 hours ago`."""
+    """The number of a clause that holds exactly one among words: `42 because geometry proves it`, `so x equals -3`."""
     found = [match[0].strip() for match in NUMBER.finditer(text)]
-    return found[0] if len(found) == 1 and PROSE.search(text) else None
+    if len(found) != 1 or not re.search(r"[A-Za-z]{2,}", text) or AMOUNT.search(text):
+        return None
+    return None if re.search(r"[\\^_+*/=<>|!]", text.replace(found[0], "")) else found[0]

@@ -121,8 +121,8 @@ def _compare_texts(gold: str, answer: str) -> tuple[bool | None, Method]:
     unknown = False
     wanted_readings = readings(gold)
     found_readings = readings(answer)
-    if not found_readings and (number := lone_number(answer)) is not None:
-        found_readings = readings(number)
+    if (number := lone_number(answer)) is not None:
+        found_readings += readings(number)
     for wanted in wanted_readings:
         for found in found_readings:
             verdict = compare(wanted, found)

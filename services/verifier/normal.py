@@ -35,7 +35,7 @@ LAYOUT = re.compile(
     r"|boldsymbol|bm|Large|large|huge|Huge|small|normalsize|rm|bf|it|mathstrut|strut|hfill|noindent|nobreak)(?![A-Za-z])\s?\.?(?<![.])"
     r"|\\(?:left|right)\s?\.|(?<!\\)\\[!,;:> ]|(?<!\\)~|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace)(?![A-Za-z])"
 )
-GROUPED = re.compile(r"(?<=\d)(?:\\[,!;: ]|\{,\}\s*)+(?=\d{3}(?!\d))")
+GROUPED = re.compile(r"(?<=\d)(?:,?\\[,!;: ]|\{,\}\s*)+(?=\d{3}(?!\d))")
 FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 SPACE = re.compile(r"\s+")
 WORD = re.compile(r"[A-Za-z][A-Za-z\s'-]*")

@@ -35,6 +35,7 @@ from services.verifier.syntax import (
 CLOSERS = {"(": ")]", "[": ")]", r"\{": (r"\}",), r"\lbrace": (r"\rbrace",), r"\langle": (r"\rangle",), "{": "}", r"\lbrack": ("]", r"\rbrack"), r"\lparen": (")",)}
 STOP_WORDS = frozenset("is are the a an of for to in on with where when if then because so since that this which by at from per each there we you it its as has have".split())
 PRODUCT_SIGNS = {"*": "mul", r"\cdot": "mul", r"\times": "mul", r"\ast": "mul", "/": "div", r"\div": "div", r"\bullet": "mul", r"\star": "star", r"\circ": "compose", r"\otimes": "otimes", r"\bmod": "mod", r"\mod": "mod"}
+SAME_ACCENT = {"bar": "overline", "overrightarrow": "vec", "widehat": "hat", "widetilde": "tilde"}
 ONE = Num(Fraction(1))
 MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases", "aligned", "align", "align*", "gathered", "split", "rcases", "dcases"])
 
@@ -324,14 +325,12 @@ class _Parser:
         return count
 
     def _exponent(self) -> Node:
-        if self._accept("-"):
-            return Op("neg", (self._exponent(),))
-        if self._accept("+"):
-            return self._exponent()
+        if self._is("-", "+") and self._peek().kind != "end" and self._peek().text not in ("}", ")"):
+            return Op("neg", (self._exponent(),)) if self._take().text == "-" else self._exponent()
         if self._is("{") and self._peek().text in ("*", "+", "-", r"\ast", r"\dagger", "T", r"\top") and self._peek(2).text == "}":
             self._at += 3
             return Sym("^" + self._tokens[self._at - 2].text)
-        if self._is("*", r"\ast", r"\top"):
+        if self._is("*", r"\ast", r"\top") or (self._is("+", "-") and (self._peek().kind == "end" or self._peek().text in "})")):
             return Sym("^" + self._take().text)
         node = self._atom()
         while self._is("!", "_"):
@@ -431,11 +430,11 @@ class _Parser:
         )
 
     def _application(self, name: str) -> Node:
-        if name in "fghFGHPp" and self._is("(") and not self._now.spaced:
-            self._at += 1
-            items = self._items((")",))
-            self._require(")")
-            return Op(f"apply:{name}", tuple(items))
+        if name in "fghFGHPp" and not self._now.spaced:
+            inverse = [token.text for token in self._tokens[self._at : self._at + 6]] == ["^", "{", "-", "1", "}", "("]
+            self._at += 5 if inverse else 0
+            if self._is("(") or (self._is("{") and self._peek().text == "("):
+                return Op(f"apply:{name}{'-1' if inverse else ''}", self._arguments())
         if name in "CP" and self._is("("):
             start = self._at
             self._at += 1
@@ -457,13 +456,7 @@ class _Parser:
             case "(" | "[":
                 return self._parentheses(token.text)
             case "{":
-                bars, self._bars = self._bars, 0
-                items = self._items(("}", "|"))
-                if self._is("|") or (len(items) == 1 and self._is(":")):
-                    return self._builder(items, "}", bars)
-                self._require("}")
-                self._bars = bars
-                return items[0] if len(items) == 1 else Group("set", tuple(items))
+                return self._braces()
             case "$" | "€" | "£" | "¥" | "₹":
                 return self._factor()
             case "?" | "!":
@@ -472,6 +465,22 @@ class _Parser:
                 return Sym("...")
             case _:
                 raise Unparsed
+
+    def _braces(self) -> Node:
+        """A LaTeX group, a set in Python's spelling, or a set builder."""
+        start, depth = self._at, self._depth
+        bars, self._bars = self._bars, 0
+        try:
+            items = self._items(("}",))
+            self._require("}")
+        except Unparsed:
+            self._at, self._depth, self._bars = start, depth, 1
+            items = self._items(("}", "|", ":"))
+            if not self._is("|", ":") or not items:
+                raise
+            return self._builder(items, "}", bars)
+        self._bars = bars
+        return items[0] if len(items) == 1 else Group("set", tuple(items))
 
     def _parentheses(self, opening: str) -> Node:
         bars, self._bars = self._bars, 0
@@ -589,7 +598,7 @@ class _Parser:
         if name in GREEK:
             return Sym({"varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta", "varrho": "rho"}.get(name, name))
         if name in ACCENTS:
-            return Op(f"accent:{name}", (self._argument(),))
+            return Op(f"accent:{SAME_ACCENT.get(name, name)}", (self._argument(),))
         if name.startswith("math"):
             return Sym(name[6:] if name.startswith("mathbb") else name)
         match name:

@@ -161,7 +161,7 @@ def _text_tokens(face: str, content: str, spaced: bool) -> Iterator[Token]:
         return
     elif words in MAGNITUDES or words in FUNCTIONS or len(words) == 1 and words.isalpha() or words in ("pi", "DNE"):
         yield Token("name", words, spaced)
-    elif re.fullmatch(r"[-+\d.,\s/()=*^]+", words):
+    elif re.match(r"[-+]?\.?\d", words):
         yield from (token for token in tokenize(words, True) if token.kind != "end")
     else:
         yield Token("text", words, spaced)
