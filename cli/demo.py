@@ -66,9 +66,13 @@ def _conclude(status: JobStatus, report: Path, logs: Path, seconds: float, conso
     comparisons = compare(status)
     for comparison in comparisons:
         console.print(build_table(comparison))
-    console.print(f"Report: {report}, {report.with_name('report.json')}, {report.with_name('curves.png')}", highlight=False)
+    console.print(
+        f"Report: {report}, {report.with_name('report.json')}, {report.with_name('curves.png')}", highlight=False
+    )
     if status.state is not State.SUCCEEDED:
-        raise DemoFailed(f"Job {status.id} {status.state}: {status.error or 'no reason given'}", remedy=f"See the logs in {logs}.")
+        raise DemoFailed(
+            f"Job {status.id} {status.state}: {status.error or 'no reason given'}", remedy=f"See the logs in {logs}."
+        )
     base, trained = comparisons[0].evaluations[0].multi_at[-1], comparisons[0].evaluations[-1].multi_at[-1]
     turns = len(comparisons[0].evaluations[0].multi_at)
     console.print(
@@ -85,7 +89,7 @@ async def _stack(settings: LocalSettings, console: Console) -> AsyncIterator[tup
     running = read_state(settings.stack_root.resolve())
     if running is not None:
         if not running.healthy:
-            raise DemoFailed("The stack that runs is not healthy.", remedy="See `drift status`; stop it with `drift down`.")
+            raise DemoFailed("The stack that runs is not healthy.", remedy="See `drift status`; try `drift down`.")
         console.print(f"Using the stack that runs (process {running.pid}).", highlight=False)
         yield running, settings.logs
         return
@@ -120,7 +124,9 @@ class HealthPrinter:
             case Health.HEALTHY:
                 self._console.print(f"[green]✓[/] {described} is healthy after {seconds:.0f} s", highlight=False)
             case Health.RESTARTING:
-                self._console.print(f"[yellow]![/] {described} ended and is restarted; log: {child.log}", highlight=False)
+                self._console.print(
+                    f"[yellow]![/] {described} ended and is restarted; log: {child.log}", highlight=False
+                )
             case Health.FAILED:
                 self._console.print(f"[red]✗[/] {described} failed; log: {child.log}", highlight=False)
             case _:

@@ -1,7 +1,7 @@
 """The engine of the local stack: a vLLM server on this machine's GPU where there is one, else on its CPU.
 
-The CPU flags are measured (see `docs/local-stack.md`): short answers on a small model are bound by the prompt's tokens, so
-that small cache blocks (siblings share more of their prefix) and both cores matter most.
+The CPU flags are measured (see `docs/local-stack.md`): short answers on a small model are bound by the prompt's tokens,
+so that small cache blocks (siblings share more of their prefix) and both cores matter most.
 """
 
 import shutil
@@ -38,7 +38,7 @@ def has_gpu() -> bool:
 
 
 def engine_command(model: str, port: int, cores: int) -> EngineCommand:
-    """The vLLM server for `model` (a folder or hub name) on loopback, its weight-reload routes open to this machine only."""
+    """The vLLM server for `model` (a folder or hub name), on loopback since its weight-reload routes are open."""
     gpu = has_gpu()
     flags = [
         "--model", model, "--served-model-name", SERVED_NAME,
@@ -51,7 +51,15 @@ def engine_command(model: str, port: int, cores: int) -> EngineCommand:
     if Path(model).is_dir():
         environment["HF_HUB_OFFLINE"] = "1"
     if not gpu:
-        flags += ["--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", "64", "--block-size", "32", "--enforce-eager"]
+        flags += [
+            "--max-model-len",
+            str(MAX_MODEL_LEN),
+            "--max-num-seqs",
+            "64",
+            "--block-size",
+            "32",
+            "--enforce-eager",
+        ]
         environment |= {
             "VLLM_CPU_KVCACHE_SPACE": "3",
             # vLLM leaves one core free by default: half of a two-core machine.

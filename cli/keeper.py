@@ -1,7 +1,7 @@
 """Keeps one command on a leash: when the owner goes away, however it does, the command and all its descendants go too.
 
-Run as `python keeper.py LEASH GRACE COMMAND...` in a session of its own. LEASH is the inherited read end of a pipe whose
-write end only the owner holds: it is readable once the owner is dead, SIGKILL included. The keeper adopts
+Run as `python keeper.py LEASH GRACE COMMAND...` in a session of its own. LEASH is the inherited read end of a pipe
+whose write end only the owner holds: it is readable once the owner is dead, SIGKILL included. The keeper adopts
 orphaned descendants (Linux), so that those in sessions of their own (torchrun's ranks) are found as well. It ends
 with the command's exit code, 128 + N for signal N, and only after every descendant is gone.
 """
@@ -36,7 +36,7 @@ def die_with_parent() -> None:
 
 
 def keep(leash: int, grace_s: float, command: list[str]) -> int:
-    """Run `command` until it ends, the leash is cut or SIGTERM comes; in these two cases it has `grace_s` seconds to end."""
+    """Run `command` until it ends, the leash is cut or SIGTERM comes; it then has `grace_s` seconds to end."""
     adopt_orphans()
     woken, wake = os.pipe()
     for end in (woken, wake):

