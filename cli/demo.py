@@ -85,7 +85,7 @@ def _conclude(status: JobStatus, report: Path, logs: Path, seconds: float, conso
 
 @asynccontextmanager
 async def _stack(settings: LocalSettings, console: Console) -> AsyncIterator[tuple[StackState, Path]]:
-    """The stack that runs already, else a new one on free ports for as long as the body runs; and its folder of logs."""
+    """The stack that runs already, else a new one on free ports while the body runs; and its folder of logs."""
     running = read_state(settings.stack_root.resolve())
     if running is not None:
         if not running.healthy:

@@ -165,9 +165,9 @@ class Child:
 async def supervise(
     services: Sequence[Service], logs: Path, changed: Callable[[Child], None] = lambda _: None
 ) -> AsyncIterator[dict[str, Child]]:
-    """Run the services, logs in the folder `logs`; the body begins when all are healthy and is cancelled when one fails for good.
+    """Run the services, with logs in the folder `logs`; the body begins when all are healthy.
 
-    Raises `ServiceFailed` then. All processes are gone when this returns or raises.
+    When one fails for good, the body is cancelled and `ServiceFailed` raised. All processes are gone when this returns or raises.
     """
     mark = uuid.uuid4().hex
     children = {service.name: Child(service, logs, mark, changed) for service in services}
