@@ -54,7 +54,7 @@ class JobList(Schema):
 
 
 def _end_with(task: asyncio.Task[None]) -> None:
-    """A part of the service that breaks takes the process with it: a supervisor can start that anew, half of it nobody."""
+    """A part of the service that breaks takes the process with it: a supervisor can start a process anew, not half of one."""
     if not task.cancelled() and (error := task.exception()):
         log.critical("service_broken", exc_info=error)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -117,7 +117,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     async def submit(
         spec: JobSpec, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None
     ) -> Accepted:
-        """Queue a job. The template and every row that is at hand are checked first; hub datasets when the job begins."""
+        """Queue a job. Its template and every row at hand are checked first; hub datasets when the job begins."""
         load_prompts(spec.protocol.template, spec.protocol.max_turns)
         for dataset in (spec.dataset, *spec.evaluate):
             if dataset and dataset.hub is None:

@@ -110,16 +110,24 @@ class Conductor:
                 status = await self._jobs.write(status.model_copy(update=done), token)
         except Interrupted:
             return
-        except StaleConductor:
+        except (StaleConductor, RedisError):
             raise
         except DriftError as error:
-            log.error("job_failed", job=status.id, error=str(error))
-            status = await self._jobs.get(status.id)
-            await self._finish(status.model_copy(update={"error": str(error)}), State.FAILED, token)
+            await self._fail(status.id, str(error), token)
+            return
+        except Exception as error:
+            # A job that meets a fault of this program must not block the jobs behind it for ever.
+            log.exception("job_broken", job=status.id)
+            await self._fail(status.id, f"internal error, see the rollout service's log: {error!r}", token)
             return
         finally:
             await self._jobs.deactivate()
         await self._finish(status, State.SUCCEEDED, token)
+
+    async def _fail(self, job: str, error: str, token: int) -> None:
+        log.error("job_failed", job=job, error=error)
+        status = await self._jobs.get(job)
+        await self._finish(status.model_copy(update={"error": error}), State.FAILED, token)
 
     async def _finish(self, status: JobStatus, state: State, token: int) -> None:
         log.info("job_finished", job=status.id, state=state)

@@ -157,7 +157,7 @@ async def test_a_body_beyond_the_limit_is_refused(settings: RolloutSettings) -> 
         async with httpx.AsyncClient(base_url=url) as client:
             assert (await client.post("/v1/jobs", content=b"x" * 3000)).status_code == 413
 
-            async def chunks():  # noqa: ANN202
+            async def chunks():
                 for _ in range(30):
                     yield b"x" * 100
 
