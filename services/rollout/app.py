@@ -54,7 +54,7 @@ class JobList(Schema):
 
 
 def _end_with(task: asyncio.Task[None]) -> None:
-    """A part of the service that breaks takes the process with it: a supervisor can start a process anew, not half of one."""
+    """A part of the service that breaks takes the process with it: a supervisor can start a process anew."""
     if not task.cancelled() and (error := task.exception()):
         log.critical("service_broken", exc_info=error)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -19,7 +19,7 @@ _CONVERTED = "refs/convert/parquet"
 
 
 def read_rows(repo: str, config: str | None, split: str) -> Iterator[Row]:
-    """The rows of one split as this project's fields; raises `DatasetError` where they are out of reach or not as expected."""
+    """The rows of one split as this project's fields; raises `DatasetError` where they cannot be had."""
     number = 0
     adapt = _ADAPTERS.get(repo, _adapt_plain)
     for file, revision in _find_files(repo, config, split):

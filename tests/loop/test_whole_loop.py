@@ -1,4 +1,4 @@
-"""The whole loop in one process's sight: a scripted engine, the real verifier, a real Valkey and a real two-rank torchrun."""
+"""The whole loop: a scripted engine, the real verifier, a real Valkey and a real two-rank torchrun."""
 
 import asyncio
 import os
