@@ -3,6 +3,7 @@
 Tokens are the UTF-8 bytes of the text plus `FIRST_TOKEN`; `END` is the end-of-turn token. What a policy answers is a
 function of the conversation and of the loaded weights. `tests/loop/test_real_engine.py` asks a real vLLM for the
 same promises.
+"""
 
 import asyncio
 import threading
