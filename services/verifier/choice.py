@@ -7,7 +7,7 @@ choice. A response that names several letters chooses none, unless the gold answ
 import re
 from collections.abc import Sequence
 
-from services.verifier.extraction import answer_region, find_boxes, is_placeholder
+from services.verifier.extraction import MAX_CHAIN, answer_region, find_boxes, is_placeholder
 
 DEFAULT_LETTERS = "ABCDEFGHIJ"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -73,8 +73,8 @@ def extract_choice(response: str, letters: str, choices: Sequence[str] | None, s
     text = answer_region(response)
     if not text or is_placeholder(text):
         return None
-    for _, _, content in reversed(find_boxes(text)):
-        chosen = _of_short(content, letters, choices, several)
+    for box in reversed(find_boxes(text)[-MAX_CHAIN:]):
+        chosen = _of_short(box.content(text), letters, choices, several)
         if chosen is not None:
             return chosen or None
     whole = _of_short(text, letters, choices, several) if len(text) < 200 else None

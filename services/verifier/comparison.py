@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from services.verifier.cost import spend
 from services.verifier.evaluation import MP, TOLERANCE, Evaluator, Extreme, Uncountable, Undefined, near, points, to_mp
 from services.verifier.math_exact import Number, numbers_equal
 from services.verifier.real_sets import FLIPPED, is_set_like, real_set, sets_equal
@@ -30,6 +31,7 @@ MAX_ITEMS = 64
 
 def compare(gold: Node, answer: Node) -> bool | None:
     """Whether `answer` is `gold`; None where only computer algebra could tell."""
+    spend(1)
     gold, answer = _settled(gold), _settled(answer)
     if gold == answer:
         return not _is_ellipsis(gold) or None
@@ -496,47 +498,39 @@ def _letters(node: Node) -> str | None:
 
 
 def _same_values(gold: Node, answer: Node, wanted: Number | None, found: Number | None) -> bool | None:
+    """Whether two expressions have the same values; at points where only one is defined or real, neither counts."""
     names = free_names(gold) | free_names(answer)
-    if names and (wanted is not None or found is not None) and not (free_names(gold) and free_names(answer)):
-        pass
     imaginary = any(isinstance(part, Sym) and part.name == "i" for node in (gold, answer) for part in walk(node))
-    met = calculus = 0
-    for point in points(names):
-        evaluator = Evaluator(point)
-        try:
-            a = _value(evaluator, gold)
-            b = _value(evaluator, answer)
-        except Uncountable:
+    undecided = None if _has_calculus(gold) or _has_calculus(answer) else False
+    met = 0
+    for place in range(len(points(names))):
+        a, b = _value_at(gold, names, place), _value_at(answer, names, place)
+        if a == "uncountable" or b == "uncountable":
             return _same_prints(gold, answer, names)
-        calculus += _has_calculus(gold) or _has_calculus(answer)
-        if a is EXTREME or b is EXTREME:
-            return None if a is b else False
-        if a is None or b is None:
-            continue
-        assert not isinstance(a, str) and not isinstance(b, str)
-        if names and not imaginary and (_is_complex(a) or _is_complex(b)):
+        if a == "extreme" or b == "extreme":
+            return None if a == b else False
+        if isinstance(a, str) or isinstance(b, str) or (names and not imaginary and (_is_complex(a) or _is_complex(b))):
             continue
         met += 1
-        if near(a, b):
+        if near(a, b) or (not names and not _is_complex(a) and not _is_complex(b) and numbers_equal(wanted or _as_number(a), found or _as_number(b))):
             continue
-        if not names and numbers_equal(wanted or _as_number(a), found or _as_number(b)) and not (_is_complex(a) or _is_complex(b)):
-            continue
-        return None if calculus else False
+        return undecided
     if met >= (2 if names else 1):
         return True
-    return None if calculus else _same_prints(gold, answer, names)
+    return undecided if undecided is None else _same_prints(gold, answer, names)
 
 
-EXTREME = "extreme"
-
-
-def _value(evaluator: Evaluator, node: Node) -> "Value | str | None":
+@lru_cache(maxsize=8192)
+def _value_at(node: Node, names: frozenset[str], place: int) -> "Value | Literal['undefined', 'extreme', 'uncountable']":
+    """An expression's value at one of `points`, or why it has none."""
     try:
-        return evaluator.value(node)
+        return Evaluator(points(names)[place]).value(node)
     except Undefined:
-        return None
+        return "undefined"
     except Extreme:
-        return EXTREME
+        return "extreme"
+    except Uncountable:
+        return "uncountable"
 
 
 def _same_prints(gold: Node, answer: Node, names: frozenset[str]) -> bool | None:

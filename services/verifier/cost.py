@@ -4,6 +4,9 @@ Within these limits every tier of the server takes bounded time; the symbolic ti
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 MAX_LENGTH = 8_000
 """Most characters of an answer that is parsed; longer ones are compared as strings only."""
@@ -19,6 +22,38 @@ MAX_SYMBOLIC_LENGTH = 1_000
 """Longest answer that computer algebra is asked about."""
 MAX_SYMBOLIC_DIGITS = 60
 """Longest numeral that computer algebra is asked about."""
+
+SERVER_STEPS = 6_000
+"""Steps of evaluation that the server spends on one answer; a worker is asked beyond them."""
+WORKER_STEPS = 2_000_000
+"""Steps of evaluation that a worker spends on one answer, within its deadline."""
+
+
+class Exhausted(Exception):
+    """The steps allowed for an evaluation are spent."""
+
+
+_steps: ContextVar[list[int]] = ContextVar("steps")
+
+
+@contextmanager
+def allowance(steps: int) -> Iterator[None]:
+    """Within this block at most `steps` steps are spent; the next one raises `Exhausted`."""
+    token = _steps.set([steps])
+    try:
+        yield
+    finally:
+        _steps.reset(token)
+
+
+def spend(steps: int) -> None:
+    """Count steps of work: one is about five microseconds. Free outside of an `allowance`."""
+    left = _steps.get(None)
+    if left is not None:
+        left[0] -= steps
+        if left[0] < 0:
+            raise Exhausted
+
 
 TOWER = re.compile(r"\^\s*\{?[^{}]{0,40}\^|\*\*[^*]{0,40}\*\*|\^\s*\{?\s*\(?\s*\d{4,}|\*\*\s*\(?\s*\d{4,}|\d{5,}\s*!|!\s*!\s*!|\)\s*(?:\^|\*\*)\s*\{?\s*\(?\s*\d{3,}")
 DIGITS = re.compile(rf"\d{{{MAX_SYMBOLIC_DIGITS + 1},}}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mpmath import MPContext
 
-from services.verifier.cost import MAX_BITS, MAX_TERMS
+from services.verifier.cost import MAX_BITS, MAX_TERMS, spend
 from services.verifier.syntax import MAGNITUDES, Group, Matrix, Node, Num, Op, Relation, Sym, Text, walk
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class Evaluator:
                 raise Uncountable
             case _ if name in OPERATIONS:
                 values = [self.value(arg) for arg in args]
+                spend(1 + sum(map(_weight, values)) if name not in SLOW else 12)
                 if name in TURNING:
                     values = [_times(value, MP.pi() / 180) if _is_degrees(arg) else value for arg, value in zip(args, values, strict=True)]
                 try:
@@ -137,6 +138,7 @@ class Evaluator:
             return self._bound(name.rsplit(":", 1)[0], body, (variable,), bounds)
         total: Value = Fraction(0 if kind == "sum" else 1)
         for index in range(int(low), int(high) + 1):
+            spend(1)
             term = self._with({variable: Fraction(index)}).value(body)
             total = _held(_plus(total, term) if kind == "sum" else _times(total, term))
         return total
@@ -243,6 +245,11 @@ def _sum(*values: "Value") -> "Value":
     for value in values[1:]:
         total = _plus(total, value)
     return total
+
+
+def _weight(value: "Value") -> int:
+    """Steps that an operation on a value costs beyond the first."""
+    return value.numerator.bit_length() // 4_000 + value.denominator.bit_length() // 1_000 if isinstance(value, Fraction) else 0
 
 
 def _size(value: "Value") -> int:
@@ -401,6 +408,10 @@ def _function(name: str) -> "object":
     return apply
 
 
+FUNCTION_NAMES = (
+    "sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh", "tanh", "sech", "csch", "coth", "asin", "acos", "atan", "acot", "asec", "acsc",
+    "asinh", "acosh", "atanh", "erf",
+)
 OPERATIONS = {
     "add": _sum,
     "neg": lambda value: -value,
@@ -434,9 +445,9 @@ OPERATIONS = {
     "conjugate": lambda value: MP.conj(to_mp(value)),
     "arg": lambda value: MP.arg(to_mp(value)),
     "mod": lambda a, b: Fraction(_integer(a) % _integer(b)),
-    **{name: _function(name) for name in ("sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh", "tanh", "sech", "csch", "coth", "asin", "acos", "atan",
-                                          "acot", "asec", "acsc", "asinh", "acosh", "atanh", "erf")},
+    **{name: _function(name) for name in FUNCTION_NAMES},
 }
+SLOW = frozenset(["pow", "sqrt", "cbrt", "root", "ln", "log", "lg", "log2", "exp", "factorial", "binomial", "arg", *(name for name in FUNCTION_NAMES)])
 TURNING = frozenset(["sin", "cos", "tan", "sec", "csc", "cot"])
 
 
@@ -451,7 +462,8 @@ def near(a: "Value", b: "Value") -> bool:
     return bool(abs(x - y) <= TOLERANCE * (size if min(abs(x), abs(y)) else max(size, 1)))
 
 
-def points(names: frozenset[str]) -> list[dict[str, "Value"]]:
+@lru_cache(maxsize=1024)
+def points(names: frozenset[str]) -> "list[dict[str, Value]]":
     """Where expressions in these variables are compared: whole numbers if all are customarily whole, else positive and mixed rationals."""
     whole = bool(names) and names <= INTEGER_NAMES
     return [{name: _coordinate(name, place, whole) for name in names} for place in range(5 if whole else 4)]

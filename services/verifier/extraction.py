@@ -6,11 +6,18 @@ itself the answer. A prompt's own placeholder (`[your answer]`) is never an answ
 """
 
 import re
+from dataclasses import dataclass
 from itertools import pairwise
+
+MAX_REGION = 16_000
+"""Most characters, from the end, in which an answer is looked for."""
 
 BOX = re.compile(r"(?:\\boxed|\\fbox|\\framebox|\x08oxed)\s*(?=\{)|(?:\\boxed|\x08oxed)\s+(?=[^\s{])")
 ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 SLOT = r"(?:(?:put|write|insert|your|the|a|final|numeric(?:al)?|letter|option|correct|short)\s+){0,4}(?:answer|solution|result)(?:\s+(?:here|only|letter|goes\s+here))*"
+BARE_BOX = re.compile(r"[^\s$]{1,200}")
+MAX_CHAIN = 16
+"""Most boxes that make one list, and deepest boxes in boxes."""
 PLACEHOLDER = re.compile(rf"[\[(<{{]\s*{SLOT}\s*[\])>}}]\.?|(?:your|insert|put)\s+{SLOT}|\.\.\.|…|\[\s*\]", re.IGNORECASE)
 MARKER = re.compile(
     r"(?:\bfinal\s+(?:answer|result)|\b(?:correct\s+)?answers?\b|\bsolution\s+is\b|\bresult\s+is\b|####|答案|réponse|respuesta"
@@ -18,7 +25,7 @@ MARKER = re.compile(
     re.IGNORECASE,
 )
 AFTER_MARKER = re.compile(
-    r"[\s*_`\"'’]*(?:\((?!\s*-?\d)[^()\n]{0,40}\)\s*)?"
+    r"[\s*_`\"'’]*(?:\([a-z][^()\n]{2,40}\)[\s*_`]*(?=[:：=]|is\b))?"
     r"(?:(?:to|for|of|in|with|that|which|we|you|i|the|this|these|above|given|your|our|my|original|question|problem|equation|expression"
     r"|final|value|correct|therefore|thus|hence|so|then|now|here|only|obtained|found|required|sought|must|should|would|will|could|can|may)\b"
     r"[\s,]*){0,12}"
@@ -48,11 +55,16 @@ def answer_region(response: str) -> str:
         close = text.find("</answer>", start)
         inside = text[start + 8 : close if close >= 0 else len(text)].strip()
         if inside and not is_placeholder(inside):
-            return inside
+            return tail(inside)
         start = text.rfind("<answer>", 0, start)
         if start < 0:
             return ""
-    return text.strip()
+    return tail(text.strip())
+
+
+def tail(text: str) -> str:
+    """The end of an overlong text: the answer stands last, and every later scan stays short."""
+    return text if len(text) <= MAX_REGION else text[-MAX_REGION:]
 
 
 def is_placeholder(text: str) -> bool:
@@ -60,23 +72,37 @@ def is_placeholder(text: str) -> bool:
     return len(text) < 100 and PLACEHOLDER.fullmatch(text) is not None
 
 
-def find_boxes(text: str) -> list[tuple[int, int, str]]:
-    """Every balanced box as (start, end, content), in order of its start; one pass over the braces."""
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A balanced box: where it starts and ends, and the bounds of its content."""
+
+    start: int
+    end: int
+    low: int
+    high: int
+
+    def content(self, text: str) -> str:
+        """What the box holds."""
+        return text[self.low : self.high].strip()
+
+
+def find_boxes(text: str) -> list[Box]:
+    """Every balanced box that holds something, in order of its start; one pass over the braces."""
     if "oxed" not in text and "box" not in text:
         return []
     openings = [(match.start(), match.end()) for match in BOX.finditer(text)]
     if not openings:
         return []
     closing = _matching_braces(text, openings[0][0])
-    boxes: list[tuple[int, int, str]] = []
+    boxes: list[Box] = []
     for start, brace in openings:
         if text[brace] != "{":
-            word = re.match(r"[^\s$]+", text[brace : brace + 200])
+            word = BARE_BOX.match(text, brace)
             if word:
-                boxes.append((start, brace + word.end(), word[0]))
+                boxes.append(Box(start, word.end(), brace, word.end()))
         elif brace in closing:
-            boxes.append((start, closing[brace] + 1, text[brace + 1 : closing[brace]]))
-    return boxes
+            boxes.append(Box(start, closing[brace] + 1, brace + 1, closing[brace]))
+    return [box for box in boxes if not text[box.low : box.high].isspace() and box.low < box.high]
 
 
 def _matching_braces(text: str, start: int) -> dict[int, int]:
@@ -92,31 +118,30 @@ def _matching_braces(text: str, start: int) -> dict[int, int]:
 
 def last_box(text: str) -> str | None:
     """The last box; neighbours joined by a comma, `and` or `or` make one list, an approximation of the box before it is left out."""
-    boxes = [box for box in find_boxes(text) if box[2].strip() and not is_placeholder(box[2].strip())]
-    if not boxes:
-        return None
-    outer: list[tuple[int, int, str]] = []
-    for box in boxes:
-        if not outer or box[0] >= outer[-1][1]:
+    outer: list[Box] = []
+    for box in find_boxes(text):
+        if (not outer or box.start >= outer[-1].end) and not is_placeholder(text[box.low : min(box.high, box.low + 100)].strip()):
             outer.append(box)
-    while len(outer) > 1 and outer[-1][0] - outer[-2][1] <= 60 and APPROXIMATE.fullmatch(text[outer[-2][1] : outer[-1][0]]):
+    if not outer:
+        return None
+    while len(outer) > 1 and outer[-1].start - outer[-2].end <= 60 and APPROXIMATE.fullmatch(text[outer[-2].end : outer[-1].start]):
         outer.pop()
-    chain = [outer[-1][2]]
-    for before, after in pairwise(reversed(outer)):
-        between = text[after[1] : before[0]]
-        if len(between) > 40 or not GLUE.fullmatch(between) or after[2] == before[2]:
+    chain = [outer[-1].content(text)]
+    for after, before in pairwise(reversed(outer[-MAX_CHAIN:])):
+        between = text[before.end : after.start]
+        if len(between) > 40 or not GLUE.fullmatch(between) or before.content(text) == chain[-1]:
             break
-        chain.append(after[2])
+        chain.append(before.content(text))
     return unwrap_box(", ".join(reversed(chain)))
 
 
 def unwrap_box(text: str) -> str:
     """The content where a box holds nothing but a box."""
-    for _ in range(8):
-        boxes = find_boxes(text)
-        if not boxes or boxes[0][0] != 0 or boxes[0][1] != len(text):
+    boxes = find_boxes(text)
+    for box in boxes:
+        if box.start != 0 or box.end != len(text):
             break
-        text = boxes[0][2].strip()
+        return unwrap_box(box.content(text)) if len(boxes) < MAX_CHAIN else boxes[-1].content(text)
     return text
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from services.verifier.choice import extract_choice, gold_letters, item_letters
 from services.verifier.comparison import compare, free_names
-from services.verifier.cost import MAX_DEPTH, MAX_LENGTH, nesting, refusal
+from services.verifier.cost import MAX_DEPTH, MAX_LENGTH, SERVER_STEPS, Exhausted, allowance, nesting, refusal
 from services.verifier.extraction import PROSE, answer_region, extract_math, last_box, lone_number
 from services.verifier.math_exact import numbers_equal, parse_number
 from services.verifier.normal import clean, normal_form, squeeze, string_form
@@ -35,13 +35,15 @@ class Decision:
 
     verdict: Verdict
     method: Method | None
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """The pairs (gold, answer) of clean texts that only computer algebra can decide."""
+    """The pairs (gold, answer) of clean texts that only a symbolic worker can decide; `heavy` where many steps are known to be needed."""
 
     pairs: tuple[tuple[str, str], ...]
+    heavy: bool = False
 
 
 def golds_of(item: VerifyItem) -> tuple[str, ...]:
@@ -88,6 +90,7 @@ def decide_math(golds: Sequence[str], answer: str) -> Decision | Deferred:
     form, number = squeeze(written), parse_number(written)
     deferred: list[tuple[str, str]] = []
     method: Method = "string"
+    heavy, refused = False, None
     for gold in golds:
         wanted = clean(extract_gold(gold))
         if squeeze(wanted) == form:
@@ -98,12 +101,22 @@ def decide_math(golds: Sequence[str], answer: str) -> Decision | Deferred:
             if numbers_equal(gold_number, number):
                 return Decision(Verdict.CORRECT, "numeric")
             continue
-        verdict, method = _compare_texts(wanted, written)
+        try:
+            with allowance(SERVER_STEPS):
+                verdict, method = compare_texts(wanted, written)
+        except Exhausted:
+            heavy = True
+            deferred.append((wanted, written))
+            continue
         if verdict:
             return Decision(Verdict.CORRECT, method)
         if verdict is None:
-            deferred.append((wanted, written))
-    return Deferred(tuple(deferred)) if deferred else Decision(Verdict.INCORRECT, method)
+            refused = refusal(wanted) or refusal(written)
+            if refused is None:
+                deferred.append((wanted, written))
+    if deferred:
+        return Deferred(tuple(deferred), heavy)
+    return Decision(Verdict.INCORRECT, method) if refused is None else Decision(Verdict.ERROR, None, f"Refused: {refused}.")
 
 
 @lru_cache(maxsize=4096)
@@ -113,7 +126,7 @@ def extract_gold(gold: str) -> str:
     return gold if box is None else box
 
 
-def _compare_texts(gold: str, answer: str) -> tuple[bool | None, Method]:
+def compare_texts(gold: str, answer: str) -> tuple[bool | None, Method]:
     """Grade two clean texts that are neither equal strings nor both numbers; None where computer algebra must."""
     in_words = compare_words(gold, answer)
     if in_words is not None:

@@ -90,9 +90,9 @@ def numbers_equal(gold: Number, answer: Number) -> bool:
 def close(gold: Number, answer: Number) -> bool:
     """Whether two values agree as far as their digits go.
 
-    Exact values must be equal. A decimal gold agrees with a more precise answer that rounds to it, within 0.15 %. A decimal
-    answer agrees with an exact gold that is no integer if it has four significant digits or more and is its rounding.
-    Either way the noise of floating point (1e-9) is forgiven.
+    Exact values must be equal. A decimal gold of two significant digits or more agrees with an exact answer that rounds to it, or
+    with a decimal of at least three more digits, within 0.15 %. A decimal of four significant digits or more agrees with an
+    exact value that is no integer, or with a longer decimal, if it is its rounding. Noise of floating point (1e-9) is forgiven.
     """
     if gold.value == answer.value:
         return True
@@ -104,7 +104,10 @@ def close(gold: Number, answer: Number) -> bool:
     if gold.digits is not None and (answer.digits is None or answer.digits > gold.digits):
         if answer.digits is None and answer.value.denominator == 1:
             return False
-        return significant(gold) >= 2 and 2 * difference <= Fraction(10) ** -gold.digits and difference <= scale * Fraction(15, 10**4)
+        rounded = 2 * difference <= Fraction(10) ** -gold.digits
+        if answer.digits is None or answer.digits >= gold.digits + 3:
+            return rounded and significant(gold) >= 2 and (answer.digits is None or gold.digits >= 2) and difference <= scale * Fraction(15, 10**4)
+        return rounded and significant(gold) >= (4 if gold.digits > 0 else 3)
     if answer.digits is not None and (gold.digits is None or gold.digits > answer.digits):
         if gold.digits is None and gold.value.denominator == 1:
             return False

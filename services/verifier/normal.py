@@ -6,6 +6,7 @@
 import re
 from fractions import Fraction
 
+from services.verifier.cost import MAX_LENGTH
 from services.verifier.math_exact import parse_number
 
 UNICODE = str.maketrans(
@@ -68,6 +69,8 @@ def squeeze(text: str) -> str:
 
 def normal_form(answer: str) -> str:
     """A canonical spelling: equal forms count as one distinct answer, unequal ones may still be equal in value."""
+    if len(answer) > MAX_LENGTH:
+        return string_form(answer)
     number = parse_number(cleaned := clean(answer))
     if number is not None:
         return _canonical(number.value) + ("%" if number.percent else "")

@@ -28,6 +28,7 @@ from services.verifier.syntax import (
     Text,
     Token,
     Unparsed,
+    depth,
     tokenize,
     walk,
 )
@@ -52,6 +53,8 @@ def parse(text: str, grouping: bool = True) -> Node:
     except RecursionError:
         raise Unparsed from None
     parser.expect_end()
+    if depth(node) > MAX_DEPTH:
+        raise Unparsed
     return node
 
 
@@ -176,19 +179,17 @@ class _Parser:
     # -- sums, products, powers --------------------------------------------------------------------------------------
 
     def _sum(self) -> Node:
-        node = self._term()
-        while True:
+        terms = [self._term()]
+        while not (self._differentials and _has_differential(terms[-1])):
             if self._accept("+"):
-                node = Op("add", (node, self._term()))
+                terms.append(self._term())
             elif self._accept("-"):
-                node = Op("add", (node, Op("neg", (self._term(),))))
+                terms.append(Op("neg", (self._term(),)))
             elif self._is(r"\pm", r"\mp"):
-                name = self._take().text[1:]
-                node = Op("add", (node, Op(name, (self._term(),))))
+                terms.append(Op(self._take().text[1:], (self._term(),)))
             else:
-                return node
-            if self._differentials and _has_differential(node):
-                return node
+                break
+        return terms[0] if len(terms) == 1 else Op("add", tuple(terms))
 
     def _term(self) -> Node:
         if self._accept("-"):

@@ -32,7 +32,7 @@ class Verifier:
         self._pool = pool
         self._metrics = metrics
         self._cache: OrderedDict[Key, Decision] = OrderedDict()
-        self._twins: dict[Key, asyncio.Task[tuple[Decision, str | None]]] = {}
+        self._twins: dict[Key, asyncio.Task[Decision]] = {}
         self._in_flight = 0
 
     @property
@@ -92,21 +92,20 @@ class Verifier:
             twin.add_done_callback(lambda _: self._twins.pop(key, None))
         return asyncio.create_task(self._await_twin(item, extracted, twin, start))
 
-    async def _await_twin(self, item: VerifyItem, extracted: Extracted, twin: "asyncio.Task[tuple[Decision, str | None]]",
+    async def _await_twin(self, item: VerifyItem, extracted: Extracted, twin: "asyncio.Task[Decision]",
                           start: float) -> VerifyResult:
-        decision, detail = await asyncio.shield(twin)
-        return _result(item, extracted, decision, start, detail=detail)
+        return _result(item, extracted, await asyncio.shield(twin), start)
 
-    async def _settle(self, key: Key, deferred: Deferred, deadline_ms: int) -> tuple[Decision, str | None]:
+    async def _settle(self, key: Key, deferred: Deferred, deadline_ms: int) -> Decision:
         with self._metrics.symbolic.track_inprogress():
-            outcome = await self._pool.run(Task(pairs=list(deferred.pairs)), deadline_ms / 1000)
+            outcome = await self._pool.run(Task(pairs=list(deferred.pairs)), deadline_ms / 1000, heavy=deferred.heavy)
         if outcome is None:
-            return Decision(Verdict.TIMEOUT, None), f"Not decided within {deadline_ms} ms."
+            return Decision(Verdict.TIMEOUT, None, f"Not decided within {deadline_ms} ms.")
         if outcome.equal is None:
-            return Decision(Verdict.ERROR, None), outcome.failure
+            return Decision(Verdict.ERROR, None, outcome.failure)
         decision = Decision(Verdict.CORRECT if outcome.equal else Verdict.INCORRECT, "symbolic")
         self._remember(key, decision)
-        return decision, None
+        return decision
 
     def _remember(self, key: Key, decision: Decision) -> None:
         self._cache[key] = decision
@@ -114,9 +113,8 @@ class Verifier:
             self._cache.popitem(last=False)
 
 
-def _result(item: VerifyItem, extracted: Extracted, decision: Decision, start: float, *, cached: bool = False,
-            detail: str | None = None) -> VerifyResult:
+def _result(item: VerifyItem, extracted: Extracted, decision: Decision, start: float, *, cached: bool = False) -> VerifyResult:
     return VerifyResult(
         id=item.id, verdict=decision.verdict, extracted=extracted.answer, normal_form=extracted.normal_form,
-        method=decision.method, ms=(time.perf_counter() - start) * 1000, cached=cached, detail=detail,
+        method=decision.method, ms=(time.perf_counter() - start) * 1000, cached=cached, detail=decision.detail,
     )

@@ -190,3 +190,12 @@ def walk(node: Node) -> Iterator[Node]:
         node = stack.pop()
         yield node
         stack.extend(children(node))
+
+
+def depth(node: Node) -> int:
+    """How deep the node's deepest part lies."""
+    deepest, layer = 0, [node]
+    while layer:
+        deepest += 1
+        layer = [child for parent in layer for child in children(parent)]
+    return deepest
