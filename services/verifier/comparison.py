@@ -7,6 +7,7 @@ interval answers an inequality.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -31,7 +32,7 @@ MAX_ITEMS = 64
 
 def compare(gold: Node, answer: Node) -> bool | None:
     """Whether `answer` is `gold`; None where only computer algebra could tell."""
-    spend(1)
+    spend(4)
     gold, answer = _settled(gold), _settled(answer)
     if gold == answer:
         return not _is_ellipsis(gold) or None
@@ -295,7 +296,9 @@ def _compare_groups(gold: Group, answer: Group) -> bool | None:
     if kinds == {"tuple", "list"} and len(gold.items) == 2:
         return False
     if "set" in kinds and kinds != {"set", "tuple"}:
-        return _unordered(_distinct(gold.items), _distinct(answer.items))
+        if len(gold.items) == len(answer.items) and (verdict := _unordered(gold.items, answer.items)) is not False:
+            return verdict
+        return len(gold.items) != len(answer.items) and _unordered(_distinct(gold.items), _distinct(answer.items))
     if kinds == {"bare"}:
         return _compare_lists(gold.items, answer.items)
     if gold.kind == "bare":
@@ -357,14 +360,18 @@ def _unordered(gold: Sequence[Node], answer: Sequence[Node]) -> bool | None:
     left = list(answer)
     unknown = False
     for wanted in gold:
-        verdicts = [compare(wanted, found) for found in left]
-        if True in verdicts:
-            del left[verdicts.index(True)]
-        elif None in verdicts:
-            unknown = True
-            del left[verdicts.index(None)]
+        perhaps: int | None = None
+        for place, found in enumerate(left):
+            verdict = compare(wanted, found)
+            if verdict:
+                del left[place]
+                break
+            perhaps = place if verdict is None and perhaps is None else perhaps
         else:
-            return False
+            if perhaps is None:
+                return False
+            unknown = True
+            del left[perhaps]
     return None if unknown else True
 
 
@@ -380,10 +387,39 @@ def _all(verdicts: "object") -> bool | None:
 # -- scalars ---------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4096)
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What an expression holds: its variables (bound ones too), the imaginary unit, calculus, words, an ellipsis."""
+
+    names: frozenset[str]
+    imaginary: bool
+    calculus: bool
+    words: bool
+    ellipsis: bool
+
+
+@lru_cache(maxsize=8192)
+def traits(node: Node) -> Traits:
+    """The traits of a node, by one walk."""
+    names: set[str] = set()
+    calculus = words = False
+    for part in walk(node):
+        match part:
+            case Sym(name):
+                names.add(name)
+            case Text():
+                words = True
+            case Op(name, _):
+                calculus = calculus or name.startswith(("integral:", "limit:", "derivative", "series:"))
+            case _:
+                pass
+    free = frozenset(name for name in names if name not in CONSTANT_NAMES and not name.startswith("@"))
+    return Traits(free, "i" in names, calculus, words, "..." in names)
+
+
 def free_names(node: Node) -> frozenset[str]:
     """The variables of an expression; bound ones too."""
-    return frozenset(part.name for part in walk(node) if isinstance(part, Sym) and part.name not in CONSTANT_NAMES and not part.name.startswith("@"))
+    return traits(node).names
 
 
 def _is_constant(node: Node) -> bool:
@@ -455,7 +491,7 @@ def without_unit(node: Node) -> Node:
 
 
 def _compare_scalars(gold: Node, answer: Node) -> bool | None:
-    if free_names(gold) != free_names(answer) or any(isinstance(part, Text) for node in (gold, answer) for part in walk(node)):
+    if free_names(gold) != free_names(answer) or traits(gold).words or traits(answer).words:
         bare_gold, bare_answer = without_unit(gold), without_unit(answer)
         if (bare_gold is not gold or bare_answer is not answer) and _units_agree(gold, bare_gold, answer, bare_answer):
             gold, answer = bare_gold, bare_answer
@@ -471,7 +507,7 @@ def _compare_scalars(gold: Node, answer: Node) -> bool | None:
             return digits == plain
         case _:
             pass
-    if any(part == Sym("...") for node in (gold, answer) for part in walk(node)):
+    if traits(gold).ellipsis or traits(answer).ellipsis:
         return False
     return _same_values(gold, answer, wanted, found)
 
@@ -500,8 +536,8 @@ def _letters(node: Node) -> str | None:
 def _same_values(gold: Node, answer: Node, wanted: Number | None, found: Number | None) -> bool | None:
     """Whether two expressions have the same values; at points where only one is defined or real, neither counts."""
     names = free_names(gold) | free_names(answer)
-    imaginary = any(isinstance(part, Sym) and part.name == "i" for node in (gold, answer) for part in walk(node))
-    undecided = None if _has_calculus(gold) or _has_calculus(answer) else False
+    imaginary = traits(gold).imaginary or traits(answer).imaginary
+    undecided = None if traits(gold).calculus or traits(answer).calculus else False
     met = 0
     for place in range(len(points(names))):
         a, b = _value_at(gold, names, place), _value_at(answer, names, place)
@@ -538,11 +574,7 @@ def _same_prints(gold: Node, answer: Node, names: frozenset[str]) -> bool | None
     try:
         return all(Evaluator(point).fingerprint(gold) == Evaluator(point).fingerprint(answer) for point in points(names))
     except (Undefined, Extreme, Uncountable):
-        return None if _has_calculus(gold) or _has_calculus(answer) else False
-
-
-def _has_calculus(node: Node) -> bool:
-    return any(isinstance(part, Op) and part.name.startswith(("integral:", "limit:", "derivative", "series:")) for part in walk(node))
+        return None if traits(gold).calculus or traits(answer).calculus else False
 
 
 def _is_complex(value: "Value") -> bool:

@@ -25,7 +25,7 @@ MAX_SYMBOLIC_DIGITS = 60
 
 SERVER_STEPS = 6_000
 """Steps of evaluation that the server spends on one answer; a worker is asked beyond them."""
-WORKER_STEPS = 2_000_000
+WORKER_STEPS = 200_000
 """Steps of evaluation that a worker spends on one answer, within its deadline."""
 
 

@@ -15,7 +15,9 @@ import sys
 
 import orjson
 
-from services.verifier.symbolic import answers_equal
+from services.verifier.cost import Exhausted
+from services.verifier.symbolic import Refused, answers_equal
+from services.verifier.syntax import Unparsed
 from services.verifier.task import Outcome, Task
 
 
@@ -59,6 +61,10 @@ def answer(line: bytes) -> Outcome:
         return Outcome(equal=any(answers_equal(gold, found) for gold, found in Task.model_validate_json(line).pairs))
     except MemoryError:
         return Outcome(failure="The memory limit of a symbolic worker was reached.")
+    except (Refused, Exhausted) as refusal:
+        return Outcome(failure=f"Refused: {refusal or 'too many steps of evaluation'}.")
+    except Unparsed:
+        return Outcome(failure="Computer algebra has no word for a part of the formula.")
     except RecursionError:
         return Outcome(failure="The answer is nested too deeply.")
     except Exception as error:  # computer algebra raises whatever it likes; the outcome must say so
