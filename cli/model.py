@@ -15,7 +15,6 @@ from pathlib import Path
 
 import httpx
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 
 from cli.keeper import die_with_parent
 from shared.errors import Unavailable
@@ -43,7 +42,7 @@ def ensure_model(root: Path, say: Say = print) -> Path:
             made = Path(temporary) / "model"
             try:
                 source(made, Path(temporary), say)
-            except (_NotHere, HfHubHTTPError, httpx.HTTPError, OSError, subprocess.SubprocessError) as error:
+            except (_NotHere, httpx.HTTPError, OSError, subprocess.SubprocessError) as error:
                 reasons.append(f"- {_describe(error)}")
                 say(reasons[-1][2:])
                 continue
@@ -102,6 +101,6 @@ def _describe(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         output = (error.stderr or error.stdout).strip().splitlines()
         return f"`{' '.join(map(str, error.cmd[1:4]))} ...` failed: {' / '.join(output[-3:])}"
-    if isinstance(error, httpx.HTTPError):
+    if isinstance(error, httpx.TransportError):
         return f"The hub is not reachable ({type(error).__name__})."
-    return str(error)
+    return str(error).splitlines()[0]

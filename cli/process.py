@@ -167,7 +167,7 @@ async def supervise(
 ) -> AsyncIterator[dict[str, Child]]:
     """Run the services, with logs in the folder `logs`; the body begins when all are healthy.
 
-    When one fails for good, the body is cancelled and `ServiceFailed` raised. All processes are gone when this returns or raises.
+    When one fails for good, the body is cancelled and `ServiceFailed` raised. All processes are gone in the end.
     """
     mark = uuid.uuid4().hex
     children = {service.name: Child(service, logs, mark, changed) for service in services}
