@@ -25,10 +25,10 @@ def require_free(ports: Mapping[str, int]) -> None:
 
 
 def choose_free(ports: Mapping[str, int]) -> dict[str, int]:
-    """Each port where it is free, else another that is; all different."""
+    """Each port where it is free, else (and for port 0) another that is; all different."""
     chosen: dict[str, int] = {}
     for name, port in ports.items():
-        while not is_free(port) or port in chosen.values():
+        while port == 0 or not is_free(port) or port in chosen.values():
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
