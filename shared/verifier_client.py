@@ -1,20 +1,25 @@
-"""The verifier's client: results in the items' order, ids checked, retries on transport errors, 429 and 503 only.
+"""The verifier's clients: results in the items' order, ids checked, retries on transport errors, 429 and 503 only.
 
 A verdict is never invented: what cannot be graded raises `Unavailable`, and `timeout` and `error` come back as they are.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from shared.errors import DriftError, Unavailable
 from shared.grading import MAX_BATCH, VerifyItem, VerifyRequest, VerifyResponse, VerifyResult
 
+PATH = "/v1/verify"
 RETRIED_STATUSES = (429, 503)
+ATTEMPTS = 6
+TIMEOUT_SECONDS = 120.0
+JSON = {"Content-Type": "application/json"}
 
 
 class VerifierClient:
@@ -23,11 +28,10 @@ class VerifierClient:
     `timeout` bounds one request in seconds, `attempts` the tries of one request, `concurrency` the requests in flight.
     """
 
-    def __init__(self, base_url: str, api_key: str | None = None, *, timeout: float = 120.0, attempts: int = 6,
+    def __init__(self, base_url: str, api_key: str | None = None, *, timeout: float = TIMEOUT_SECONDS, attempts: int = ATTEMPTS,
                  concurrency: int = 16, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._client = httpx.AsyncClient(
-            base_url=base_url.rstrip("/"), timeout=timeout, transport=transport,
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+        self._http = httpx.AsyncClient(
+            base_url=base_url.rstrip("/"), timeout=timeout, transport=transport, headers=_headers(api_key),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
         )
         self._attempts = attempts
@@ -41,15 +45,14 @@ class VerifierClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._http.aclose()
 
     async def verify(self, items: Sequence[VerifyItem]) -> list[VerifyResult]:
         """One result for each item, in order; any number of items.
 
         Raises `Unavailable` where the verifier cannot be reached within the attempts, `DriftError` where it refuses the request.
         """
-        batches = [items[start : start + MAX_BATCH] for start in range(0, len(items), MAX_BATCH)]
-        tasks = [asyncio.create_task(self._verify_batch(batch)) for batch in batches]
+        tasks = [asyncio.create_task(self._verify_batch(batch)) for batch in _batches(items)]
         try:
             return [result for results in await asyncio.gather(*tasks) for result in results]
         finally:
@@ -59,36 +62,72 @@ class VerifierClient:
     async def ready(self) -> bool:
         """Whether the verifier says that it is ready."""
         try:
-            return (await self._client.get("/ready")).is_success
+            return (await self._http.get("/ready")).is_success
         except httpx.TransportError:
             return False
 
     async def _verify_batch(self, items: Sequence[VerifyItem]) -> list[VerifyResult]:
-        body = VerifyRequest(items=list(items)).model_dump_json(exclude_none=True)
+        body = _body(items)
         async with self._places:
-            response = await self._post(body)
-        results = VerifyResponse.model_validate_json(response.content).results
-        if [result.id for result in results] != [item.id for item in items]:
-            raise DriftError("The verifier's results do not match the items by id and order.", remedy="Check DRIFT_VERIFIER_URL.")
-        return results
-
-    async def _post(self, body: str) -> httpx.Response:
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._attempts), wait=_wait, retry=retry_if_exception(_is_passing), reraise=True
-        )
-        try:
-            async for attempt in retrying:
-                with attempt:
-                    response = await self._client.post("/v1/verify", content=body, headers={"Content-Type": "application/json"})
-                    return response.raise_for_status()
-        except httpx.HTTPStatusError as error:
-            kind = Unavailable if error.response.status_code in RETRIED_STATUSES else DriftError
-            raise kind(f"The verifier answered {error.response.status_code}: {error.response.text[:500]}") from None
-        except httpx.TransportError as error:
-            raise Unavailable(
-                f"The verifier at {self._client.base_url} cannot be reached: {error!r}.", remedy="Is `python -m services.verifier` running?"
-            ) from None
+            try:
+                async for attempt in AsyncRetrying(stop=stop_after_attempt(self._attempts), wait=_wait, retry=retry_if_exception(_is_passing),
+                                                   reraise=True):
+                    with attempt:
+                        reply = await self._http.post(PATH, content=body, headers=JSON)
+                        return _results(reply, items)
+            except httpx.HTTPError as error:
+                raise _failure(error, str(self._http.base_url)) from None
         raise AssertionError("unreachable: the retry loop returns or raises")
+
+
+class BlockingVerifierClient:
+    """The same for programs without an event loop; use as a context manager or call `close`."""
+
+    def __init__(self, base_url: str, api_key: str | None = None, *, timeout: float = TIMEOUT_SECONDS, attempts: int = ATTEMPTS,
+                 transport: httpx.BaseTransport | None = None) -> None:
+        self._http = httpx.Client(base_url=base_url.rstrip("/"), timeout=timeout, transport=transport, headers=_headers(api_key))
+        self._attempts = attempts
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def verify(self, items: Sequence[VerifyItem]) -> list[VerifyResult]:
+        """As `VerifierClient.verify`, batch after batch."""
+        return [result for batch in _batches(items) for result in self._verify_batch(batch)]
+
+    def _verify_batch(self, items: Sequence[VerifyItem]) -> list[VerifyResult]:
+        retrying = Retrying(stop=stop_after_attempt(self._attempts), wait=_wait, retry=retry_if_exception(_is_passing), reraise=True, sleep=time.sleep)
+        try:
+            return retrying(lambda: _results(self._http.post(PATH, content=_body(items), headers=JSON), items))
+        except httpx.HTTPError as error:
+            raise _failure(error, str(self._http.base_url)) from None
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _batches(items: Sequence[VerifyItem]) -> list[Sequence[VerifyItem]]:
+    return [items[start : start + MAX_BATCH] for start in range(0, len(items), MAX_BATCH)]
+
+
+def _body(items: Sequence[VerifyItem]) -> str:
+    return VerifyRequest(items=list(items)).model_dump_json(exclude_none=True)
+
+
+def _results(reply: httpx.Response, items: Sequence[VerifyItem]) -> list[VerifyResult]:
+    """The results of a reply, one for each item; raises `httpx.HTTPStatusError` or `DriftError`."""
+    results = VerifyResponse.model_validate_json(reply.raise_for_status().content).results
+    if [result.id for result in results] != [item.id for item in items]:
+        raise DriftError("The verifier's results do not match the items by id and order.", remedy="Is a verifier of this version at that address?")
+    return results
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -101,7 +140,14 @@ _backoff = wait_random_exponential(multiplier=0.2, max=10)
 
 
 def _wait(state: RetryCallState) -> float:
-    """What the server asks for in Retry-After, else a random exponential pause."""
+    """What the server asks for in Retry-After, else a random exponential pause; seconds."""
     error = state.outcome.exception() if state.outcome else None
     asked = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
     return max(_backoff(state), min(float(asked), 30.0) if asked.isdigit() else 0.0)
+
+
+def _failure(error: httpx.HTTPError, base_url: str) -> DriftError:
+    if isinstance(error, httpx.HTTPStatusError):
+        kind = Unavailable if error.response.status_code in RETRIED_STATUSES else DriftError
+        return kind(f"The verifier answered {error.response.status_code}: {error.response.text[:500]}")
+    return Unavailable(f"The verifier at {base_url} cannot be reached: {error!r}.", remedy="Is `python -m services.verifier` running?")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Body, FastAPI, Request, Response
 
+from services.verifier import nemo_gym, openrlhf
 from services.verifier.metrics import Metrics
 from services.verifier.pool import WorkerPool
 from services.verifier.service import Verifier
@@ -48,6 +49,8 @@ def create_app(settings: VerifierSettings | None = None) -> FastAPI:
             raise Unavailable("The symbolic workers are starting again.", remedy="Try again in a few seconds.")
         return {"status": "ready"}
 
+    app.include_router(openrlhf.router)
+    app.include_router(nemo_gym.router)
     return equip(app, keys=settings.api_keys, max_body=settings.verifier_max_body_mb << 20, registry=metrics.registry)
 
 

@@ -4,7 +4,7 @@ Within these limits every tier of the server takes bounded time; the symbolic ti
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -37,7 +37,7 @@ _steps: ContextVar[list[int]] = ContextVar("steps")
 
 
 @contextmanager
-def allowance(steps: int) -> Iterator[None]:
+def allowance(steps: int) -> Generator[None]:
     """Within this block at most `steps` steps are spent; the next one raises `Exhausted`."""
     token = _steps.set([steps])
     try:

@@ -196,7 +196,7 @@ def _is_degrees(node: Node) -> bool:
 def _pseudo(name: str, content: str) -> Fraction:
     """A fixed rational in (1, 2) for what has no value: the same for the same name and content."""
     seed = hashlib.blake2b(f"{name}|{content}".encode(), digest_size=12).digest()
-    return 1 + Fraction(int.from_bytes(seed), 1 << 96)
+    return 1 + Fraction(int.from_bytes(seed, "big"), 1 << 96)
 
 
 def to_mp(value: "Value") -> "mpf | mpc":

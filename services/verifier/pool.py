@@ -21,9 +21,9 @@ import orjson
 from services.verifier.metrics import Metrics
 from services.verifier.settings import VerifierSettings
 from services.verifier.task import Outcome, Task
-import structlog
+from shared.telemetry import get_logger
 
-LOG = structlog.get_logger(module=__name__)
+LOG = get_logger(__name__)
 START_SECONDS = 60.0
 """Longest wait for the zygote's imports or for a fork."""
 

@@ -6,9 +6,8 @@ No item delays another: the server's own tiers take bounded steps and give way t
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 
 from services.verifier.choice import item_letters
 from services.verifier.grading import Decision, Deferred, Extracted, decide, extract, golds_of
@@ -58,7 +57,7 @@ class Verifier:
         return results
 
     @contextmanager
-    def _admit(self, count: int) -> Iterator[None]:
+    def _admit(self, count: int) -> Generator[None]:
         if self._in_flight + count > self._settings.verifier_queue:
             self._metrics.refusals.inc()
             raise Overloaded(f"{self._in_flight} items are being graded, and {count} more do not fit.", remedy="Try again later.")

@@ -18,7 +18,7 @@ from services.verifier.grading import compare_texts
 from services.verifier.parser import parse
 from services.verifier.syntax import Node, Num, Op, Relation, Sym, Unparsed
 
-FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
+FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     "add": lambda *parts: sympy.Add(*parts),
     "neg": lambda value: -value,
     "mul": lambda a, b: a * b,
@@ -42,7 +42,7 @@ FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
         "asinh", "acosh", "atanh", "exp", "sqrt", "factorial", "binomial", "floor", "gcd", "lcm", "re", "im", "conjugate", "arg", "erf",
     )},
 }
-CONSTANTS: dict[str, sympy.Basic] = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "infinity": sympy.oo}
+CONSTANTS: dict[str, sympy.Expr] = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "infinity": sympy.oo}
 DIGITS = 30
 
 
@@ -73,6 +73,8 @@ def _foreign_equal(gold: str, answer: str) -> bool:
     except (MemoryError, RecursionError):
         raise
     except Exception:  # the parser raises bare `Exception`
+        return False
+    if not isinstance(wanted, sympy.Basic | sympy.MatrixBase) or not isinstance(found, sympy.Basic | sympy.MatrixBase):
         return False
     return bool(verify([wanted], [found], timeout_seconds=None, raise_on_error=True))
 

@@ -1,0 +1,67 @@
+"""NeMo Gym's resources server: `POST /verify` grades the last assistant message of a Responses-API output."""
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
+
+from services.verifier.openrlhf import reward
+from services.verifier.service import Verifier
+from shared.grading import Text, VerifyItem
+
+router = APIRouter(tags=["drop-in"])
+
+
+class Open(BaseModel):
+    """Gym passes a task's own fields along; they come back untouched."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Content(Open):
+    """A part of a message."""
+
+    text: str = ""
+
+
+class Output(Open):
+    """A message, or a reasoning item or tool call, which is not graded."""
+
+    type: str = "message"
+    role: str = "assistant"
+    content: str | list[Content] = ""
+
+    def text(self) -> str:
+        """The message's text."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class Completion(Open):
+    """The Responses-API object."""
+
+    output: list[Output]
+
+
+class GymRequest(Open):
+    """The rollout and the task's own answer; `options` (texts in order) make it multiple choice."""
+
+    response: Completion
+    expected_answer: Text | list[Text]
+    options: list[Text] | None = None
+
+
+class GymReply(GymRequest):
+    """The request again, with its reward and the answer found."""
+
+    reward: float
+    extracted_answer: str | None
+    verdict: str
+
+
+@router.post("/verify")
+async def verify(request: Request, body: GymRequest) -> GymReply:
+    """Reward 1 for a correct answer, 0 for any other; `verdict` tells a wrong answer from an ungraded one."""
+    verifier: Verifier = request.app.state.verifier
+    said = [output.text() for output in body.response.output if output.type == "message" and output.role == "assistant"]
+    item = VerifyItem(id="0", kind="choice" if body.options else "math", response=said[-1] if said else "",
+                      answer=body.expected_answer, choices=body.options)
+    result = (await verifier.verify([item]))[0]
+    return GymReply(**body.model_dump(), reward=reward(result), extracted_answer=result.extracted, verdict=result.verdict)
