@@ -13,23 +13,22 @@ DEFAULT_LETTERS = "ABCDEFGHIJ"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 WRAP_OPEN = r"[\s*_`\"'“‘「『({\[<$~]*(?:\\(?:text|textbf|mathrm|mathbf|mbox|boxed|bf|rm|textit|left|bold|mathit)\s*[{(\[]?[\s({\[]*)*"
-LETTER = r"(?P<open>" + WRAP_OPEN + r")(?P<letter>[A-Za-z])(?P<close>\s?[)}\]>*_`\"'”’」』.:：,，;$、。!?]*)(?![A-Za-z0-9'’_^=+*/\\])"
+LETTER = r"(?P<open>" + WRAP_OPEN + r")(?P<letter>[A-Za-z])(?P<close>\s?[)}\]>*_`\"'”’」』.:：,，;$、。!?]*)(?![A-Za-z0-9'’_^=+\\])"
 ANNOUNCE = re.compile(
-    r"(?:\banswers?\b|\bchoices?\b|\boptions?\b|\bsolution\b|\bchoose\b|\bpick\b|\bselect\b|\bgo\s+with\b|\bchosen\b|\bconclusion\b"
+    r"(?:(?<![A-Za-z])(?:answers?|choices?|options?)(?![A-Za-z])|\bsolution\b|\bchoose\b|\bpick\b|\bselect\b|\bgo\s+with\b|\bchosen\b|\bconclusion\b"
     r"|\bfinal\b|####|答案|选项|選項|选择|应选|故选|选|正解|答え|정답|réponse|respuesta|antwort|ответ|risposta|resposta)",
     re.IGNORECASE,
 )
 BRIDGE = re.compile(
-    r"[\s*_`\"'’]*(?:(?:\([^()\n]{2,40}\)|choices?|options?|letter|answers?|to|for|of|in|that|which|we|you|i|this|these|above|given|your|our"
+    r"[\s*_`\"'’]*(?:(?:\([^()\n]{2,40}\)|choices?|options?|letter|answers?|to|for|of|in|that|which|we|you|i(?=\s+(?:choose|chose|pick|select|think|believe|get|got|found|would|am|have))|this|these|above|given|your|our"
     r"|my|question|problem|final|correct|best|right|most|appropriate|likely|closest|matching|statement|therefore|thus|hence|so|then|now|here"
     r"|only|must|should|would|will|could|can|may|the|among|from|listed|select(?:ed)?|is|are|was|be|as|has|have|been|description|process"
-    r"|describes|explanation|following)\b[\s,*_`]*){0,14}"
-    r"(?:(?:is|are|be|est|es|ist|lautet|是|为|為|は|選|选|：|:|=|-+>|→|-(?=\s))[\s*_`]*){0,4}"
+    r"|describes|explanation|following|correcta|correcto|correcte|correta|bonne|richtige|esatta|corretta)\b[\s,*_`]*){0,14}"
+    r"(?:(?:(?:is|are|be|est|es|ist|lautet)\b|是|为|為|は|選|选|：|:|=|-+>|→|-(?=\s))[\s*_`]*){0,4}"
     r"(?:(?:therefore|thus|hence|simply|just|clearly|most\s+likely|probably|definitely|indeed|the|option|choice|letter|answer|number|选项|選項)\b[\s:*_`]*){0,4}",
     re.IGNORECASE,
 )
 TOKEN = re.compile(LETTER)
-JOINED = re.compile(r"\s*(?:,|/|&|;|\+|\band\b|\bor\b|和|或|与|及|、|，)?\s*(?:\b(?:and|or)\b\s*)?(?:\boption\s*)?" + LETTER, re.IGNORECASE)
 JOINT = re.compile(r"\s*(?:/|&|\+|,|;|\band\b|\bor\b|,\s*(?:and|or)\b|和|或|与|及|、|，)\s*(?:both\s+)?(?:options?\s*)?[\s*_`\"'({\[]*(?P<letter>[A-Za-z])(?![A-Za-z0-9'’])", re.IGNORECASE)
 NEGATED = re.compile(r"[\s*_`]*(?:not|n't|neither|isn't|cannot\s+be|can't\s+be|没有|不是|不)\b", re.IGNORECASE)
 NONE_OF = re.compile(r"[\s*_`\"']*(?:none|neither|all|both|unclear|unknown|n/a|cannot|can't|not\s+(?:sure|possible|listed|given|provided))\b", re.IGNORECASE)
@@ -38,11 +37,16 @@ RIGHT = re.compile(
     r"(?:therefore\s+|thus\s+|clearly\s+|definitely\s+|indeed\s+)?(?:the\s+)?(?:only\s+|most\s+|best\s+)?(?:correct|right|true|best|answer|appropriate|accurate|closest)"
 )
 CONCLUDE = re.compile(
-    r"(?:\btherefore\b|\bthus\b|\bhence\b|\bso\b|\bconsequently\b|\bleaving\b|\bleaves\b|\bit'?s\b|\bit\s+is\b|\bmust\s+be\b|\bbe\b|所以|因此|故)[\s,:，]*"
+    r"(?:\btherefore\b|\bthus\b|\bhence\b|\bso\b|\bconsequently\b|\bleaving\b|\bleaves\b|\bit'?s\b|\bit\s+is\b|\bmust\s+be\b|\bbe\b|\bbut\b|\binstead\b|\brather\b|所以|因此|故)[\s,:，]*"
     r"(?:(?:it(?:'s|\s+is|\s+must\s+be)|we\s+(?:choose|pick|have)|i\s+(?:choose|pick)|the|correct|only)\s+)*(?:option\s+|choice\s+)?(?P<at>)",
     re.IGNORECASE,
 )
 WRAPPED = re.compile(r"[(\[{*\"]{1,3}(?P<letter>[A-Za-z])[)\]}*\"]{1,3}")
+VERB = re.compile(r"\s+(?:is|was|are|were|would|could|may|might|cannot|can|can't|isn't|has|does|doesn't|will)\b")
+LOWER_WORD = re.compile(r"\s+[a-z]")
+CLOSE = re.compile(r"[)\]}*_`\"']*")
+RUN = re.compile(r"[\s*_`\"'({\[]*([A-Z]{2,26})(?![A-Za-z0-9])")
+SOLE = re.compile(r"(?:^|[,:]\s+|\b(?:only|just|be|is|say|prefer|with|to|as|either|namely|likely|probably|answer|option|choice)\s+)([B-HJ-Z])(?![A-Za-z0-9'’_^=(])", re.IGNORECASE)
 WORDS = re.compile(r"[^\W_]+")
 AFTER_ARTICLE = re.compile(r"\s*(?:$|[.,;:!?)\]}*_\"'。，、\n-]|(?:because|since|as|for|which|is|was|due|given|with|based|i\s+hope|\()\b|\()", re.IGNORECASE)
 
@@ -110,30 +114,37 @@ def _of_short(text: str, letters: str, choices: Sequence[str] | None, several: b
 def _judge(text: str, token: re.Match[str], letters: str, several: bool, *, strict: bool) -> str | None:
     """Whether a letter token is a choice: None if it is a word, "" if it is one of several."""
     letter = token["letter"]
-    wrapped = bool(token["open"].strip(" \n\t*_`\"'“‘$~")) or token["close"][:1] in (")", "]", "}")
     if letter.upper() not in letters:
         return None
+    wrapped = bool(token["open"].strip(" \n\t*_`\"'“‘$~")) or token["close"][:1] in (")", "]", "}")
     rest = text[token.end() :]
     ended = token["close"].strip() != "" or not rest.strip() or rest.startswith("\n")
-    if letter.islower() and not wrapped and not (ended and len(rest.split("\n", 1)[0].strip()) == 0):
-        return None
-    if letter in "AI" and not wrapped and not ended and not AFTER_ARTICLE.match(rest):
-        return None
-    if strict and not wrapped and not ended and letter not in "AI" and not re.match(r"\s", rest):
-        return None
-    named = [letter.upper()]
-    position = token.end() - (len(token["close"]) - len(token["close"].rstrip(" ,;，、"))) if token["close"] else token.end()
+    named = _joined(text, token, letters, wrapped)
+    if len(named) > 1:
+        return "".join(sorted(named)) if several else ""
+    if letter.islower() and not wrapped:
+        listed = strict and token["close"][:1] in (".", ":")
+        if not listed and not (ended and not rest.split("\n", 1)[0].strip()):
+            return None
+    if not wrapped and not ended:
+        if letter in "AI" and not AFTER_ARTICLE.match(rest):
+            return None
+        if strict and (VERB.match(rest) or not rest[0].isspace()):
+            return None
+    return letter.upper()
+
+
+def _joined(text: str, token: re.Match[str], letters: str, wrapped: bool) -> set[str]:
+    """The letters that a conjunction, comma or slash joins to a token's letter, and that letter."""
+    named = {token["letter"].upper()}
+    position = token.end() - (len(token["close"]) - len(token["close"].rstrip(" ,;，、")))
     while joint := JOINT.match(text, position):
         other = joint["letter"]
-        if other.upper() not in letters or (other.islower() and not wrapped) or (other in "AI" and re.match(r"\s+[a-z]", text[joint.end() :])):
+        if other.upper() not in letters or (other.islower() and not wrapped) or (other in "AI" and LOWER_WORD.match(text, joint.end())):
             break
-        named.append(other.upper())
-        position = joint.end()
-        tail = re.match(r"[)\]}*_`\"']*", text[position:])
-        position += tail.end() if tail else 0
-    if len(set(named)) == 1:
-        return named[0]
-    return "".join(sorted(set(named))) if several else ""
+        named.add(other.upper())
+        position = CLOSE.match(text, joint.end()).end()
+    return named
 
 
 def _announced(text: str, letters: str, choices: Sequence[str] | None, several: bool) -> str | None:
@@ -155,6 +166,9 @@ def _announced(text: str, letters: str, choices: Sequence[str] | None, several: 
                 if re.match(r"[\s*_`\"']*(?:none|neither|all|both)\b", text[position:], re.IGNORECASE) and marker[0].lower().startswith("answer"):
                     return option_of(line, letters, choices) or ""
             continue
+        run = RUN.match(text, position) if several else None
+        if run and set(run[1]) <= set(letters):
+            return "".join(sorted(set(run[1])))
         token = TOKEN.match(text, position)
         if token:
             chosen = _judge(text, token, letters, several, strict=False)
@@ -209,7 +223,7 @@ def _sole(text: str, letters: str, choices: Sequence[str] | None, several: bool)
         wrapped = {m["letter"].upper() for m in WRAPPED.finditer(part) if m["letter"].upper() in letters}
         if len(wrapped) == 1:
             return wrapped.pop()
-        plain = {m[0] for m in re.finditer(r"(?<![A-Za-z0-9'’.])[B-HJ-Z](?![A-Za-z0-9'’_^=(])", part) if m[0] in letters}
+        plain = {m[1] for m in SOLE.finditer(part) if m[1] in letters}
         if not wrapped and len(plain) == 1 and len(text) < 400:
             return plain.pop()
         if wrapped:

@@ -20,7 +20,7 @@ MAX_CHAIN = 16
 """Most boxes that make one list, and deepest boxes in boxes."""
 PLACEHOLDER = re.compile(rf"[\[(<{{]\s*{SLOT}\s*[\])>}}]\.?|(?:your|insert|put)\s+{SLOT}|\.\.\.|…|\[\s*\]", re.IGNORECASE)
 MARKER = re.compile(
-    r"(?:\bfinal\s+(?:answer|result)|\b(?:correct\s+)?answers?\b|\bsolution\s+is\b|\bresult\s+is\b|####|答案|réponse|respuesta"
+    r"(?:(?<![A-Za-z])(?:final\s+(?:answer|result)|(?:correct\s+)?answers?)(?![A-Za-z])|\bsolution\s+is\b|\bresult\s+is\b|####|答案|réponse|respuesta"
     r"|antwort|ответ|risposta|resposta|正解|答え|정답)",
     re.IGNORECASE,
 )
@@ -29,7 +29,7 @@ AFTER_MARKER = re.compile(
     r"(?:(?:to|for|of|in|with|that|which|we|you|i|the|this|these|above|given|your|our|my|original|question|problem|equation|expression"
     r"|final|value|correct|therefore|thus|hence|so|then|now|here|only|obtained|found|required|sought|must|should|would|will|could|can|may)\b"
     r"[\s,]*){0,12}"
-    r"(?:(?:is|are|was|be|becomes?|equals?|est|es|ist|lautet|è|é|是|为|為|は|は:|：|:|=|-+>|→|-(?=\s))[\s*_`]*){0,4}"
+    r"(?:(?:(?:is|are|was|be|becomes?|equals?|est|es|ist|lautet|è|é)\b|是|为|為|は|：|:|=|-+>|→|-(?=\s))[\s*_`]*){0,4}"
     r"(?:(?:therefore|thus|hence|given\s+by|equal\s+to|simply|just|exactly|approximately|about|around|roughly|nearly|option|the)\b[\s:]*)*",
     re.IGNORECASE,
 )
