@@ -102,11 +102,13 @@ async def _stack(settings: LocalSettings, console: Console) -> AsyncIterator[tup
 
 
 async def _cancel_unfinished(jobs: JobClient, console: Console) -> None:
-    """A demo that was killed left its job; this one is not to wait for it."""
+    """A demo that was killed left its job; this one is not to wait for it. Other jobs go first, which is said."""
     for job in await jobs.list():
         if job.name == NAME and not job.state.final:
             console.print(f"Cancelling the unfinished demo job {job.id}.", highlight=False)
             await jobs.cancel(job.id)
+        elif job.state in (State.QUEUED, State.RUNNING):
+            console.print(f"Job {job.id} ({job.name}) goes first; `drift cancel {job.id}` ends it.", highlight=False)
 
 
 class HealthPrinter:

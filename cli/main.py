@@ -16,7 +16,7 @@ import psutil
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from cli.client import JobClient
 from cli.demo import HealthPrinter, run_demo
@@ -154,7 +154,7 @@ def list_jobs(as_json: Json = False, url: Url = None) -> None:
     if as_json:
         print(json.dumps([job.model_dump(mode="json") for job in found]))
         return
-    table = Table("id", "name", "state", "doing", "created")
+    table = Table(Column("id", no_wrap=True), "name", "state", "doing", "created")
     for job in found:
         created = datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%d %H:%M UTC")
         table.add_row(job.id, job.name, _colour(job.state), _describe_progress(job), created)

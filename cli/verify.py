@@ -22,13 +22,21 @@ def verify(
     kind: Annotated[str, typer.Option(help="math, choice or string.")] = "math",
     letters: Annotated[str | None, typer.Option(help="The option letters of a choice, e.g. ABCD.")] = None,
     choice: Annotated[list[str] | None, typer.Option(help="An option's text; repeat it in order.")] = None,
-    url: Annotated[str | None, typer.Option(help="A running verifier; absent grades on this machine, without a server.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A running verifier; absent grades on this machine, without a server.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Grade RESPONSE against the gold answer. Exit code 0: correct, 1: not correct, 3: could not be graded."""
     item = VerifyItem.model_validate(
-        {"id": "cli", "kind": kind, "response": sys.stdin.read() if response == "-" else response, "answer": answer,
-         "letters": letters, "choices": choice}
+        {
+            "id": "cli",
+            "kind": kind,
+            "response": sys.stdin.read() if response == "-" else response,
+            "answer": answer,
+            "letters": letters,
+            "choices": choice,
+        }
     )
     settings = load_settings(VerifierSettings)
     result = asyncio.run(_grade_remotely(item, url, settings) if url else _grade_locally(item, settings))
@@ -36,8 +44,11 @@ def verify(
         typer.echo(result.model_dump_json())
     else:
         found = "no answer" if result.extracted is None else f"answer {result.extracted!r}"
-        typer.echo(f"{result.verdict}: {found}" + (f", by the {result.method} tier" if result.method else "") +
-                   (f" ({result.detail})" if result.detail else ""))
+        typer.echo(
+            f"{result.verdict}: {found}"
+            + (f", by the {result.method} tier" if result.method else "")
+            + (f" ({result.detail})" if result.detail else "")
+        )
     raise typer.Exit(0 if result.verdict == Verdict.CORRECT else 1 if result.verdict.decides else 3)
 
 
@@ -52,8 +63,15 @@ async def _grade_locally(item: VerifyItem, settings: VerifierSettings) -> Verify
     extracted = extract(item)
     decision = decide(item, extracted)
     if isinstance(decision, Decision):
-        return VerifyResult(id=item.id, verdict=decision.verdict, extracted=extracted.answer, normal_form=extracted.normal_form,
-                            method=decision.method, ms=0.0, detail=decision.detail)
+        return VerifyResult(
+            id=item.id,
+            verdict=decision.verdict,
+            extracted=extracted.answer,
+            normal_form=extracted.normal_form,
+            method=decision.method,
+            ms=0.0,
+            detail=decision.detail,
+        )
     metrics = Metrics()
     async with WorkerPool(settings.model_copy(update={"verifier_workers": 1}), metrics) as pool:
         return (await Verifier(settings, pool, metrics).verify([item]))[0]
