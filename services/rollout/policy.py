@@ -46,7 +46,7 @@ class Policies:
                 await asyncio.wait_for(self._engines.wish.wait(), WATCH_S)
             self._engines.wish.clear()
 
-    async def served(self, weights: str) -> bool:
+    def served(self, weights: str) -> bool:
         """Whether any engine serves these weights now."""
         return any(engine.serving == weights for engine in self._engines.members)
 

@@ -11,6 +11,7 @@ from typing import Literal
 from redis.asyncio import Redis
 
 from services.rollout.datasets import count_problems, read_problems
+from services.rollout.engine import EngineDown
 from services.rollout.engines import Engines
 from services.rollout.evaluation import evaluate, summarise
 from services.rollout.jobs import Jobs, Part
@@ -125,12 +126,17 @@ class Steps:
         await self._jobs.activate(part)
         label = f"{'roll out' if rollout else 'evaluate'} {part.policy} on {dataset.name}"
         counts: dict[str, float] = {}
+        served = time.monotonic()
         while (published := int(counts.get("published", 0))) < total:
             await self._obey(status.id)
             await self._hand_out(tickets, problems)
             message = None
-            if not await self._policies.served(part.weights):
+            if self._policies.served(part.weights):
+                served = time.monotonic()
+            else:
                 message = self._policies.trouble or f"loading {part.policy} into the engines"
+                if time.monotonic() - served > self._settings.engine_deadline_s:
+                    raise EngineDown(f"No engine could be brought to serve {part.policy}: {message}")
             progress = Progress(
                 phase=step.kind,
                 label=label,

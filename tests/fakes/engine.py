@@ -48,6 +48,8 @@ class FakeEngine:
     """This many of the next completions are answered with 500."""
     down: bool = False
     """Every route answers 503, as a proxy in front of a dead engine does."""
+    loadable: bool = True
+    """Whether new weights can be loaded."""
     refused: int = 0
     """Completions refused while down."""
     requests: list[dict[str, object]] = field(default_factory=list)
@@ -128,6 +130,8 @@ def build_app(engine: FakeEngine) -> FastAPI:
 
     @app.post("/collective_rpc")
     async def rpc(request: Request) -> Response:
+        if not engine.loadable:
+            return JSONResponse({"error": {"message": "scripted fault"}}, 500)
         body = await request.json()
         engine.weights = body["kwargs"]["weights_path"]
         engine.loads.append(engine.weights)

@@ -141,6 +141,22 @@ async def test_an_engine_that_restarts_is_given_the_policy_again(
     assert status.evaluations[-1].multi_at[0] == 1
 
 
+async def test_weights_that_no_engine_can_load_fail_the_job(
+    settings: RolloutSettings, redis: Redis, engine: FakeEngine
+) -> None:
+    engine.loadable = False
+    with Serving(create_app(settings.model_copy(update={"engine_deadline_s": 0.5}))) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            job = await submit(client, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS}])
+            await until(client, job, lambda status: status.phase == "train")
+            done = TrainingStatus(state=TrainingState.SUCCEEDED, stage=0, checkpoint="/weights/stage-0")
+            await redis.set(keys.training(job, 0), done.model_dump_json())
+            status = await finish(client, job)
+    assert status.state is State.FAILED
+    assert "stage-1" in (status.error or "")
+    assert "scripted fault" in (status.error or "")
+
+
 async def test_only_a_known_token_is_served(settings: RolloutSettings) -> None:
     locked = settings.model_copy(update={"api_keys": (SecretStr("key"),)})
     with Serving(create_app(locked)) as url:

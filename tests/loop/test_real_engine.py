@@ -1,0 +1,130 @@
+"""The real thing: vLLM and SmolLM2-135M, verifier, Valkey, rollout service and trainer, as `drift up` starts them.
+
+What the scripted engine promises is asked of both engines here, so that the fake cannot drift from the real one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cli.generator import generate
+from cli.model import ensure_model
+from cli.ports import choose_free
+from services.rollout.engine import ContextExceeded, Engine, Refused, Sampling
+from shared.job import JobStatus, State
+from tests.fakes.engine import FakeEngine
+from tests.rollout.client import until
+
+ROOT = Path(__file__).parents[2]
+QUESTION = [{"role": "user", "content": "Which is a fruit?\nA. apple\nB. brick\nAnswer with the letter only.\nAnswer:"}]
+GREEDY = Sampling(temperature=0.0, max_tokens=8)
+
+real = pytest.mark.engine
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The whole stack on free ports, started and stopped as a user does; its environment."""
+    folder = tmp_path_factory.mktemp("stack")
+    model = ensure_model(ROOT / ".drift" / "model", print)
+    ports = choose_free(dict.fromkeys(("redis_port", "engine_port", "verifier_port", "rollout_port"), 0))
+    environment = {
+        "DRIFT_MODEL": str(model),
+        "DRIFT_STACK_ROOT": str(folder / "stack"),
+        "DRIFT_RUNS_ROOT": str(folder / "runs"),
+    } | {f"DRIFT_{name.upper()}": str(port) for name, port in ports.items()}
+    command = [sys.executable, "-m", "cli.main"]
+    surroundings = os.environ | environment
+
+    def drift(name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, name], env=surroundings, cwd=ROOT, capture_output=True, text=True)
+
+    up = drift("up")
+    try:
+        assert up.returncode == 0, up.stdout + up.stderr
+        yield environment
+    finally:
+        down = drift("down")
+        assert down.returncode == 0, down.stdout + down.stderr
+
+
+@pytest.fixture(params=["scripted", pytest.param("real", marks=real)])
+async def any_engine(request: pytest.FixtureRequest, engine: FakeEngine) -> AsyncIterator[Engine]:
+    url = engine.url
+    engine.max_model_len = 2048
+    if request.param == "real":
+        url = f"http://127.0.0.1:{request.getfixturevalue('stack')['DRIFT_ENGINE_PORT']}"
+    async with httpx.AsyncClient(timeout=120) as client:
+        yield Engine(url, client)
+
+
+async def test_an_answer_carries_the_engines_token_ids(any_engine: Engine) -> None:
+    served = await any_engine.served_model()
+    whole = await any_engine.answer(served.name, QUESTION, Sampling(temperature=0.0, max_tokens=200))
+    assert whole.finish_reason == "stop"
+    assert len(whole.prompt_token_ids) > 5
+    cut = await any_engine.answer(served.name, QUESTION, Sampling(temperature=0.0, max_tokens=1))
+    assert cut.prompt_token_ids == whole.prompt_token_ids
+    assert (cut.finish_reason, cut.token_ids) == ("length", whole.token_ids[:1])
+    # The end-of-turn token is the last one exactly when the answer ended by itself.
+    longer = [*QUESTION, {"role": "assistant", "content": whole.text}, {"role": "user", "content": "Think again."}]
+    other = await any_engine.answer(served.name, longer, Sampling(temperature=0.0, max_tokens=200))
+    assert other.finish_reason == "stop"
+    assert other.token_ids[-1] == whole.token_ids[-1] != cut.token_ids[-1]
+
+
+async def test_a_context_that_is_too_long_is_told_from_other_refusals(any_engine: Engine) -> None:
+    served = await any_engine.served_model()
+    endless = [{"role": "user", "content": "word " * 4000}]
+    with pytest.raises(ContextExceeded):
+        await any_engine.answer(served.name, endless, GREEDY)
+
+
+async def test_an_unknown_model_is_refused(any_engine: Engine) -> None:
+    with pytest.raises(Refused, match="DRIFT_ENGINE_MODEL"):
+        await any_engine.served_model("no-such-model")
+
+
+async def test_reloading_the_same_weights_changes_nothing(any_engine: Engine) -> None:
+    served = await any_engine.served_model()
+    born = await any_engine.born()
+    before = await any_engine.answer(served.name, QUESTION, GREEDY)
+    await any_engine.load(served.root)
+    after = await any_engine.answer(served.name, QUESTION, GREEDY)
+    assert before.token_ids == after.token_ids
+    assert born is not None
+    assert await any_engine.born() == born
+    assert await any_engine.healthy()
+
+
+@real
+async def test_a_real_job_goes_from_questions_to_a_checkpoint_that_the_engine_serves(stack: dict[str, str]) -> None:
+    made = generate(train=4, test=6, seed=3)
+    spec = {
+        "name": "real",
+        "dataset": {"problems": [problem.model_dump(exclude_none=True) for problem in made.train]},
+        "sampling": {"trajectories": 4, "max_tokens": 8},
+        "train": {"epochs": 1, "batch_size": 8, "learning_rate": 5e-5},
+        "evaluate": [{"problems": [problem.model_dump(exclude_none=True) for problem in made.test]}],
+    }
+    url = f"http://127.0.0.1:{stack['DRIFT_ROLLOUT_PORT']}"
+    async with httpx.AsyncClient(base_url=url, timeout=30) as service:
+        submitted = await service.post("/v1/jobs", content=json.dumps(spec))
+        assert submitted.status_code == 202, submitted.text
+        job = submitted.json()["id"]
+        status: JobStatus = await until(service, job, lambda status: status.state.final, deadline_s=420)
+        assert status.state is State.SUCCEEDED, status.error
+        page = (await service.get(f"/v1/jobs/{job}/trajectories", params={"part": "rollout-0"})).json()["trajectories"]
+    assert [(each["group"], each["k"]) for each in page] == [(group, k) for group in range(4) for k in range(4)]
+    for group in range(4):
+        assert sum(each["weight"] for each in page if each["group"] == group) == pytest.approx(4)
+    assert [each.n for each in status.evaluations] == [6, 6]
+    assert status.trainings[0].step == status.trainings[0].steps == 2
+    assert status.checkpoint is not None
+    assert (Path(status.checkpoint) / "model.safetensors").is_file()
