@@ -6,6 +6,9 @@ The columns are the fields of `Trajectory`, properly nested, so that any Parquet
 a problem's `answer` is always a list there.
 """
 
+# pyarrow has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
+
 import json
 import os
 from collections.abc import Iterator, Sequence

@@ -6,6 +6,9 @@ crash on either side loses and doubles nothing. Producers look at `backlog` befo
 a group that has begun may always finish, so that holding back never deadlocks.
 """
 
+# redis-py types `from_url` in part only.
+# pyright: reportUnknownMemberType=false
+
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
