@@ -39,6 +39,7 @@ class JobProgress:
             TextColumn("[dim]{task.fields[note]}"),
             console=console,
             transient=True,
+            refresh_per_second=2,
         )
         self._label: str | None = None
         self._bar: TaskID | None = None
