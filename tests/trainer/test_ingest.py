@@ -1,0 +1,206 @@
+"""Promises of ingest, against a real Valkey: nothing lost, nothing doubled, whatever dies when."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from services.trainer import ingest as ingest_module
+from services.trainer.ingest import Ingest
+from services.trainer.settings import TrainerSettings
+from shared import keys
+from shared.job import JobStatus, State
+from shared.shards import dataset_folder, list_shards, read_part
+from shared.stream import TrajectoryStream, connect
+from shared.trajectory import Trajectory
+from tests.trainer.tiny import make_groups, make_trajectory
+
+
+@pytest.fixture
+async def redis(valkey: str) -> AsyncIterator[Redis]:
+    async with connect(valkey) as client:
+        yield client
+
+
+@pytest.fixture
+def settings(valkey: str, tmp_path: Path) -> TrainerSettings:
+    return TrainerSettings(redis_url=valkey, runs_root=tmp_path, flush_seconds=0.1, redis_patience_s=5)
+
+
+@pytest.fixture
+async def job(redis: Redis) -> AsyncIterator[str]:
+    name = f"job-{uuid4().hex[:8]}"
+    await redis.zadd(keys.JOBS, {name: 0})
+    yield name
+    await redis.zrem(keys.JOBS, name)
+
+
+@contextlib.asynccontextmanager
+async def ingesting(redis: Redis, settings: TrainerSettings) -> AsyncIterator[Ingest]:
+    ingest = Ingest(redis, settings)
+    task = asyncio.create_task(ingest.run())
+    try:
+        yield ingest
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+def recorded_ids(settings: TrainerSettings, job: str, part: str = "rollout-0") -> list[str]:
+    return [one.id for one in read_part(dataset_folder(settings.runs_root, job, part))]
+
+
+async def publish(redis: Redis, job: str, trajectories: list[Trajectory]) -> None:
+    stream = TrajectoryStream(redis, job)
+    for one in trajectories:
+        await stream.publish(one, {"trajectories": 1})
+
+
+async def test_complete_groups_reach_the_dataset_and_then_leave_the_stream(
+    redis: Redis, settings: TrainerSettings, job: str
+) -> None:
+    rows = make_groups(job, groups=5)
+    stream = TrajectoryStream(redis, job)
+    async with ingesting(redis, settings) as ingest:
+        await publish(redis, job, rows[:-1])
+        await until(lambda: _equals(stream.backlog(), 3))
+        assert len(await ingest.recorded(job, "rollout-0")) == 4, "the incomplete group stays in the stream"
+        await publish(redis, job, rows[-1:])
+        await until(lambda: _equals(stream.backlog(), 0))
+    assert list(read_part(dataset_folder(settings.runs_root, job, "rollout-0"))) == rows
+
+
+async def _equals(value: Awaitable[int], wanted: int) -> bool:
+    return await value == wanted
+
+
+async def test_evaluations_have_parts_of_their_own(redis: Redis, settings: TrainerSettings, job: str) -> None:
+    rows = [one.model_copy(update={"phase": "evaluate", "dataset": 1, "stage": 2}) for one in make_groups(job, groups=1)]
+    async with ingesting(redis, settings) as ingest:
+        await publish(redis, job, rows)
+        await until(lambda: _recorded(ingest, job, "evaluate-2-1", 1))
+    assert recorded_ids(settings, job, "evaluate-2-1") == [one.id for one in rows]
+
+
+async def _recorded(ingest: Ingest, job: str, part: str, wanted: int) -> bool:
+    return len(await ingest.recorded(job, part)) == wanted
+
+
+async def test_a_crash_before_the_shard_loses_nothing(redis: Redis, settings: TrainerSettings, job: str) -> None:
+    """Entries that a dead consumer had read and never released come again."""
+    rows = make_groups(job, groups=3)
+    await publish(redis, job, rows)
+    await redis.xgroup_create(keys.trajectories(job), keys.TRAINER_GROUP, id="0")
+    assert len(await TrajectoryStream(redis, job).read("dead", 100, 10)) == len(rows)
+    async with ingesting(redis, settings) as ingest:
+        await until(lambda: _recorded(ingest, job, "rollout-0", 3))
+    assert recorded_ids(settings, job) == [one.id for one in rows]
+
+
+async def test_a_crash_between_shard_and_release_doubles_nothing(
+    redis: Redis, settings: TrainerSettings, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_groups(job, groups=3)
+
+    async def die(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    await publish(redis, job, rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrajectoryStream, "release", lambda *args: die() if args[1] else asyncio.sleep(0))
+        async with ingesting(redis, settings):
+            await until(lambda: _has_shard(settings, job))
+    stream = TrajectoryStream(redis, job)
+    assert await stream.backlog() == len(rows)
+    async with ingesting(redis, settings):
+        await until(lambda: _equals(stream.backlog(), 0))
+    assert recorded_ids(settings, job) == [one.id for one in rows]
+
+
+async def _has_shard(settings: TrainerSettings, job: str) -> bool:
+    return bool(list_shards(dataset_folder(settings.runs_root, job, "rollout-0")))
+
+
+async def test_a_failing_disk_is_tried_again(
+    redis: Redis, settings: TrainerSettings, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_groups(job, groups=2)
+    real, failures = ingest_module.write_shard, iter([OSError("no space left on device")])
+
+    def fail_once(folder: Path, trajectories: list[Trajectory]) -> Path:
+        for failure in failures:
+            raise failure
+        return real(folder, trajectories)
+
+    monkeypatch.setattr(ingest_module, "write_shard", fail_once)
+    await publish(redis, job, rows)
+    async with ingesting(redis, settings) as ingest:
+        await until(lambda: _recorded(ingest, job, "rollout-0", 2))
+    assert recorded_ids(settings, job) == [one.id for one in rows]
+    assert await TrajectoryStream(redis, job).backlog() == 0
+
+
+async def test_duplicates_and_late_siblings_are_released_and_not_written(
+    redis: Redis, settings: TrainerSettings, job: str
+) -> None:
+    rows = make_groups(job, groups=1)
+    stream, name = TrajectoryStream(redis, job), keys.trajectories(job)
+    async with ingesting(redis, settings) as ingest:
+        for _ in range(2):
+            await redis.xadd(name, {"trajectory": rows[0].model_dump_json()})
+        await publish(redis, job, rows[1:])
+        await until(lambda: _recorded(ingest, job, "rollout-0", 1))
+        await redis.xadd(name, {"trajectory": rows[2].model_dump_json()})
+        await until(lambda: _equals(stream.backlog(), 0))
+    assert recorded_ids(settings, job) == [one.id for one in rows]
+    assert await redis.xlen(keys.dead_letters(job)) == 0
+
+
+async def test_what_cannot_be_read_is_buried_with_its_reason(redis: Redis, settings: TrainerSettings, job: str) -> None:
+    name = keys.trajectories(job)
+    foreign = make_trajectory("someone-else").model_dump_json()
+    beyond = make_trajectory(job, k=4, group_size=4).model_dump_json()
+    await redis.xadd(name, {"trajectory": "{not json"})
+    await redis.xadd(name, {"something": "else"})
+    await redis.xadd(name, {"trajectory": foreign})
+    await redis.xadd(name, {"trajectory": beyond})
+    await redis.xadd(name, {"trajectory": make_trajectory(job, k=0, group_size=4).model_dump_json()})
+    await redis.xadd(name, {"trajectory": make_trajectory(job, k=1, group_size=3).model_dump_json()})
+    async with ingesting(redis, settings):
+        await until(lambda: _equals(redis.xlen(keys.dead_letters(job)), 5))
+        await until(lambda: _equals(redis.xlen(name), 1))
+    buried = [fields for _, fields in await redis.xrange(keys.dead_letters(job))]
+    for fields, reason in zip(
+        buried,
+        ["Invalid JSON", "Invalid JSON", "belongs to job 'someone-else'", "k 4 is not below", "differs from its siblings"],
+        strict=True,
+    ):
+        assert reason in fields["reason"]
+    assert buried[2]["payload"] == foreign
+
+
+async def test_an_incomplete_group_is_buried_once_its_job_has_ended(
+    redis: Redis, settings: TrainerSettings, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_module, "_LINGER_S", 0.1)
+    rows = make_groups(job, groups=2)
+    status = JobStatus(id=job, name="x", state=State.CANCELLED, created=0)
+    await redis.set(keys.status(job), status.model_dump_json())
+    await publish(redis, job, rows[:6])
+    async with ingesting(redis, settings):
+        await until(lambda: _equals(redis.xlen(keys.dead_letters(job)), 2))
+        await until(lambda: _equals(TrajectoryStream(redis, job).backlog(), 0))
+    assert recorded_ids(settings, job) == [one.id for one in rows[:4]]
+    ((_, fields), *_) = await redis.xrange(keys.dead_letters(job))
+    assert fields["reason"] == "the job ended with 2 of 4 of group rollout-0:1"
