@@ -5,7 +5,7 @@ Everything goes over the rollout service's HTTP API, as any user's job does.
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -56,7 +56,9 @@ async def run_demo(settings: LocalSettings, console: Console) -> None:
                 with JobProgress(console) as shown:
                     status = await follow(jobs, job, shown)
             except BaseException:
-                console.print(f"The job did not end. Logs: {logs}", highlight=False)
+                console.print(f"Job {job} did not end and is cancelled. Logs: {logs}", highlight=False)
+                with suppress(DriftError):  # left alone, it would go on with the next stack
+                    await jobs.cancel(job)
                 raise
             report = write_report(settings.runs_root / job, status, await jobs.get_json(job), shown.seconds)
     _conclude(status, report, logs, time.monotonic() - begun, console)
