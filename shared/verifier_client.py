@@ -4,13 +4,21 @@ A verdict is never invented: what cannot be graded raises `Unavailable`, and `ti
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_fixed,
+    wait_random_exponential,
+)
 
 from shared.errors import DriftError, Unavailable
 from shared.grading import MAX_BATCH, VerifyItem, VerifyRequest, VerifyResponse, VerifyResult
@@ -98,12 +106,20 @@ class BlockingVerifierClient:
         """Close the connections."""
         self._http.close()
 
+    def wait_until_ready(self, timeout: float) -> None:
+        """Return once the verifier is ready; raises `Unavailable` after `timeout` seconds."""
+        retrying = Retrying(stop=stop_after_delay(timeout), wait=wait_fixed(0.1), retry=retry_if_exception(_is_passing), reraise=True)
+        try:
+            retrying(lambda: self._http.get("/ready").raise_for_status())
+        except httpx.HTTPError as error:
+            raise _failure(error, str(self._http.base_url)) from None
+
     def verify(self, items: Sequence[VerifyItem]) -> list[VerifyResult]:
         """As `VerifierClient.verify`, batch after batch."""
         return [result for batch in _batches(items) for result in self._verify_batch(batch)]
 
     def _verify_batch(self, items: Sequence[VerifyItem]) -> list[VerifyResult]:
-        retrying = Retrying(stop=stop_after_attempt(self._attempts), wait=_wait, retry=retry_if_exception(_is_passing), reraise=True, sleep=time.sleep)
+        retrying = Retrying(stop=stop_after_attempt(self._attempts), wait=_wait, retry=retry_if_exception(_is_passing), reraise=True)
         try:
             return retrying(lambda: _results(self._http.post(PATH, content=_body(items), headers=JSON), items))
         except httpx.HTTPError as error:

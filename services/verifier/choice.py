@@ -47,6 +47,7 @@ LOWER_WORD = re.compile(r"\s+[a-z]")
 CLOSE = re.compile(r"[)\]}*_`\"']*")
 RUN = re.compile(r"[\s*_`\"'({\[]*([A-Z]{2,26})(?![A-Za-z0-9])")
 SOLE = re.compile(r"(?:^|[,:]\s+|\b(?:only|just|be|is|say|prefer|with|to|as|either|namely|likely|probably|answer|option|choice)\s+)([B-HJ-Z])(?![A-Za-z0-9'’_^=(])", re.IGNORECASE)
+LINK = re.compile(r"[\s*_`:：=\"]*(?:(?:is|are)\b)?[\s*_`:：=\"]*")
 WORDS = re.compile(r"[^\W_]+")
 AFTER_ARTICLE = re.compile(r"\s*(?:$|[.,;:!?)\]}*_\"'。，、\n-]|(?:because|since|as|for|which|is|was|due|given|with|based|i\s+hope|\()\b|\()", re.IGNORECASE)
 
@@ -155,6 +156,9 @@ def _announced(text: str, letters: str, choices: Sequence[str] | None, several: 
         if position >= len(text):
             continue
         explicit = re.search(r"[:：=是为為]|\b(?:is|are|be)\b", text[marker.end() : position]) is not None
+        option = _opening_option(text, marker.end(), position, letters, choices) if explicit and choices else None
+        if option:
+            return option
         if NEGATED.match(text, position):
             chosen = _concluded(text[position : position + 300], letters, choices, several)
             if chosen:
@@ -174,11 +178,6 @@ def _announced(text: str, letters: str, choices: Sequence[str] | None, several: 
             chosen = _judge(text, token, letters, several, strict=False)
             plain = not token["open"].strip() and not token["close"].strip()
             if chosen is not None and (explicit or not plain or chosen not in "AI" or marker[0].lower().startswith(("option", "choice"))):
-                return chosen
-        if explicit and choices:
-            line = re.split(r"\n|(?<=\w)\.\s", text[position:], maxsplit=1)[0]
-            chosen = option_of(line, letters, choices)
-            if chosen:
                 return chosen
     return None
 
@@ -245,6 +244,15 @@ def option_of(text: str, letters: str, choices: Sequence[str] | None) -> str | N
         return None
     matches = [letter for letter, option in zip(letters, choices, strict=False) if _plain(option) == wanted]
     return matches[0] if len(matches) == 1 else None
+
+
+def _opening_option(text: str, start: int, position: int, letters: str, choices: Sequence[str]) -> str | None:
+    """The option whose text follows a marker, the longest where several do; `position` is where the marker's filler words end."""
+    link = LINK.match(text, start)
+    tails = [_plain(text[at : at + 2_000]) for at in {link.end() if link else start, position}]
+    opening = [(len(wanted), letter) for letter, option in zip(letters, choices, strict=False)
+               if len(wanted := _plain(option)) > 1 and any(tail.startswith(wanted) for tail in tails)]
+    return max(opening)[1] if opening else None
 
 
 def _mentioned_option(text: str, letters: str, choices: Sequence[str] | None) -> str | None:

@@ -36,6 +36,7 @@ LAYOUT = re.compile(
     r"|boldsymbol|bm|Large|large|huge|Huge|small|normalsize|rm|bf|it|mathstrut|strut|hfill|noindent|nobreak)(?![A-Za-z])\s?\.?(?<![.])"
     r"|\\(?:left|right)\s?\.|(?<!\\)\\[!,;:> ]|(?<!\\)~|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace)(?![A-Za-z])"
 )
+TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 GROUPED = re.compile(r"(?<=\d)(?:,?\\[,!;: ]|\{,\}\s*)+(?=\d{3}(?!\d))")
 FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 SPACE = re.compile(r"\s+")
@@ -49,6 +50,8 @@ def clean(text: str) -> str:
         text = SUPERSCRIPTS.sub(lambda m: "^{" + re.sub(r"[\^{}]", "", m[0]) + "}", text.translate(UNICODE))
     if "{,}" in text or "\\" in text:
         text = GROUPED.sub(",", text)
+    if "10" in text:
+        text = TIMES_TEN.sub(r"\\times ", text)
     if "$" in text or "\\" in text:
         text = text.replace(r"\$", "\x01")
         text = DELIMITERS.sub(" ", text).replace("\x01", r"\$")

@@ -239,10 +239,10 @@ class _Parser:
                 return Num(node.value + Fraction(int(top), int(bottom)))
         if self._is(r"\frac"):
             start = self._at
-            fraction = self._factor()
+            fraction = self._atom()
             match fraction:
                 case Op("div", (Num(top, None), Num(bottom, None))) if bottom and top.denominator == bottom.denominator == 1 and 0 < top < bottom:
-                    return Num(node.value + top / bottom)
+                    return self._postfix(Num(node.value + top / bottom))
                 case _:
                     self._at = start
         return None
@@ -530,6 +530,8 @@ class _Parser:
             args = self._arguments()
         else:
             args = (self._implicit_argument(),)
+        if name in ("max", "min", "gcd", "lcm") and len(args) == 1 and isinstance(args[0], Group):
+            args = args[0].items
         if power is not None and name in TRIGONOMETRIC and power == Op("neg", (ONE,)):
             return Op("a" + name, args)
         if base is not None:

@@ -8,6 +8,7 @@ TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textit|operatorn
 ARTICLE = re.compile(r"^(?:the|a|an|it is|it's|this is|is|are)\s+")
 WORDS = re.compile(r"[a-z][a-z\s'-]*")
 BOOLEAN_WORD = re.compile(r"\b(true|false|yes|no|correct|incorrect|right|wrong)\b")
+CLOCK = re.compile(r"(\d{1,2})[:.](\d{2})\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
 NEGATION = re.compile(r"\b(?:not|n't|cannot|never|neither|nor)\b|n't")
 
 
@@ -59,8 +60,19 @@ def words_equal(gold: str, answer: str) -> bool:
     return singular[0] == singular[1]
 
 
+def _same_time(gold: str, answer: str) -> bool | None:
+    """Grade a time of day with `AM` or `PM`; None where the gold is none."""
+    wanted, found = (CLOCK.fullmatch(TEXT_COMMAND.sub("", text).replace("{", "").replace("}", "").strip()) for text in (gold, answer))
+    if wanted is None or wanted[3] is None:
+        return None
+    return found is not None and (int(wanted[1]), wanted[2]) == (int(found[1]), found[2]) and (found[3] is None or wanted[3].lower() == found[3].lower())
+
+
 def compare_words(gold: str, answer: str) -> bool | None:
-    """Grade a gold answer in words: a truth value, a lettered option, a phrase; None where the gold is none of these."""
+    """Grade a gold answer in words: a truth value, a time of day, a lettered option, a phrase; None where the gold is none of these."""
+    same_time = _same_time(gold, answer)
+    if same_time is not None:
+        return same_time
     truth = BOOLEANS.get(phrase(gold)) if len(gold) < 40 else None
     if truth is not None and len(phrase(gold)) > 1:
         return boolean(answer) is truth

@@ -1,0 +1,207 @@
+"""The verifier against math-verify and string equality: accuracy and speed, same machine, same inputs, one run.
+
+    python -m bench.verifier [--data FILE] [--json FILE]
+
+Graders: this service over HTTP with a cold cache; math-verify in this process, as its README shows; a
+`multiprocessing.Pool` of math-verify with one process a core; equality of strings. Figures of `--json`:
+
+    accuracy                 share of all rows that the service grades as labelled
+    false_positives          rows labelled wrong that it calls correct
+    p50_ratio                median grading time in the server, fast tiers (ms of each result), over math-verify's in-process median
+    set_speedup              items/s of the service on the math rows over those of the pool
+    rollout_stream_speedup   the same on a stream where 16 siblings share four responses
+"""
+
+import argparse
+import gzip
+import json
+import multiprocessing
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from math_verify import parse, verify
+from rich.console import Console
+from rich.table import Table
+
+from shared.grading import Verdict, VerifyItem, VerifyResult
+from shared.verifier_client import BlockingVerifierClient
+
+DATA = Path("../shared/data/verifier_dev.jsonl.gz")
+SIBLINGS = 16
+ANSWERS = 4
+START_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One labelled row."""
+
+    kind: str
+    gold: str
+    response: str
+    correct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One grader's figures on the math rows; times in milliseconds."""
+
+    name: str
+    right: int
+    false_positives: int
+    false_negatives: int
+    p50: float
+    p99: float
+    items_per_second: float
+    stream_per_second: float
+
+
+def load(path: Path) -> list[Case]:
+    """The rows of a gzipped JSONL file of cases."""
+    with gzip.open(path, "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [Case(row["kind"], row["gold"], row["response"], row["correct"]) for row in rows]
+
+
+def rollout_stream(cases: Sequence[Case]) -> list[Case]:
+    """Each problem sixteen times: its siblings share four responses, one of them its own, the others its neighbours'."""
+    chooser = random.Random(0)
+    stream: list[Case] = []
+    for place, case in enumerate(cases):
+        responses = [cases[(place + step) % len(cases)].response for step in range(ANSWERS)]
+        stream.extend(Case(case.kind, case.gold, chooser.choice(responses), case.correct) for _ in range(SIBLINGS))
+    return stream
+
+
+def math_verify_grade(case: Case) -> tuple[bool, float]:
+    """math-verify's verdict and milliseconds."""
+    start = time.perf_counter()
+    right = bool(verify(parse(case.gold), parse(case.response)))
+    return right, (time.perf_counter() - start) * 1000
+
+
+def string_grade(case: Case) -> tuple[bool, float]:
+    """String equality's verdict and milliseconds."""
+    start = time.perf_counter()
+    return "".join(case.gold.split()).lower() == "".join(case.response.split()).lower(), (time.perf_counter() - start) * 1000
+
+
+@contextmanager
+def service() -> Iterator[BlockingVerifierClient]:
+    """A fresh service, its cache empty, warmed by one item of each tier."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "DRIFT_VERIFIER_PORT": str(port), "DRIFT_VERIFIER_HOST": "127.0.0.1", "DRIFT_API_KEYS": ""}
+    process = subprocess.Popen([sys.executable, "-m", "services.verifier"], env=environment)
+    try:
+        with BlockingVerifierClient(f"http://127.0.0.1:{port}") as client:
+            client.wait_until_ready(START_SECONDS)
+            client.verify([VerifyItem(id="warm", response=r"\boxed{\sqrt{12}+1}", answer=r"1+2\sqrt{3}"),
+                           VerifyItem(id="warmer", response=r"\int_0^2 t dt", answer="2")])
+            yield client
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def grade(client: BlockingVerifierClient, cases: Sequence[Case]) -> tuple[list[VerifyResult], float]:
+    """The service's results and the seconds they took, HTTP included."""
+    items = [VerifyItem.model_validate({"id": str(place), "kind": case.kind, "response": case.response, "answer": case.gold})
+             for place, case in enumerate(cases)]
+    start = time.perf_counter()
+    results = client.verify(items)
+    return results, time.perf_counter() - start
+
+
+def report(name: str, cases: Sequence[Case], verdicts: Sequence[bool], times: Sequence[float], seconds: float, stream: float) -> Report:
+    """The figures of one grader."""
+    ordered = sorted(times)
+    return Report(
+        name, sum(case.correct == verdict for case, verdict in zip(cases, verdicts, strict=True)),
+        sum(verdict and not case.correct for case, verdict in zip(cases, verdicts, strict=True)),
+        sum(case.correct and not verdict for case, verdict in zip(cases, verdicts, strict=True)),
+        statistics.median(ordered), ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], len(cases) / seconds, stream,
+    )
+
+
+def measure(cases: Sequence[Case]) -> tuple[list[Report], dict[str, float]]:
+    """All graders' reports on the math rows, and the figures of `--json`."""
+    math_cases = [case for case in cases if case.kind == "math"]
+    stream = rollout_stream(math_cases)
+    with service() as client:
+        results, _ = grade(client, cases)
+    with service() as client:
+        math_results, seconds = grade(client, math_cases)
+    with service() as client:
+        _, stream_seconds = grade(client, stream)
+    correct = [result.verdict == Verdict.CORRECT for result in results]
+    fast = [result.ms for result in math_results if result.method in ("string", "numeric")]
+    ours = report("this service (HTTP)", math_cases, [result.verdict == Verdict.CORRECT for result in math_results],
+                  [result.ms for result in math_results], seconds, len(stream) / stream_seconds)
+
+    math_verify_grade(math_cases[0])
+    start = time.perf_counter()
+    graded = [math_verify_grade(case) for case in math_cases]
+    alone = report("math-verify, in process", math_cases, [right for right, _ in graded], [ms for _, ms in graded], time.perf_counter() - start, 0.0)
+
+    processes = len(os.sched_getaffinity(0))
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        pool.map(math_verify_grade, math_cases[:processes], chunksize=1)
+        start = time.perf_counter()
+        graded = pool.map(math_verify_grade, math_cases, chunksize=1)
+        pool_seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        pool.map(math_verify_grade, stream, chunksize=1)
+        pool_stream = len(stream) / (time.perf_counter() - start)
+    pooled = report(f"math-verify, pool of {processes}", math_cases, [right for right, _ in graded], [ms for _, ms in graded], pool_seconds, pool_stream)
+
+    start = time.perf_counter()
+    graded = [string_grade(case) for case in math_cases]
+    strings = report("string equality", math_cases, [right for right, _ in graded], [ms for _, ms in graded], time.perf_counter() - start, 0.0)
+    figures = {
+        "accuracy": sum(case.correct == verdict for case, verdict in zip(cases, correct, strict=True)) / len(cases),
+        "false_positives": sum(verdict and not case.correct for case, verdict in zip(cases, correct, strict=True)),
+        "p50_ratio": statistics.median(fast) / alone.p50,
+        "set_speedup": ours.items_per_second / pooled.items_per_second,
+        "rollout_stream_speedup": ours.stream_per_second / pooled.stream_per_second,
+    }
+    return [ours, alone, pooled, strings], figures
+
+
+def show(reports: Sequence[Report], figures: dict[str, float]) -> None:
+    """Print the table and the figures."""
+    table = Table("grader", "right", "false +", "false -", "p50 ms", "p99 ms", "items/s", "stream items/s", title="Math rows")
+    for line in reports:
+        total = line.right + line.false_positives + line.false_negatives
+        table.add_row(line.name, f"{line.right / total:.3f}", str(line.false_positives), str(line.false_negatives), f"{line.p50:.3f}", f"{line.p99:.1f}",
+                      f"{line.items_per_second:,.0f}", f"{line.stream_per_second:,.0f}" if line.stream_per_second else "")
+    console = Console()
+    console.print(table)
+    for name, figure in figures.items():
+        console.print(f"{name:24} {figure:.4g}")
+
+
+def main() -> None:
+    """Entry point; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA, help="gzipped JSONL of cases {kind, gold, response, correct}")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    arguments = parser.parse_args()
+    reports, figures = measure(load(arguments.data))
+    show(reports, figures)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
