@@ -10,8 +10,13 @@ def main() -> None:
     """Serve until stopped."""
     settings = load_settings(VerifierSettings)
     uvicorn.run(
-        "services.verifier.app:create_app", factory=True, host=settings.verifier_host, port=settings.verifier_port,
-        workers=settings.verifier_processes, log_level="warning", access_log=False,
+        "services.verifier.app:create_app",
+        factory=True,
+        host=settings.verifier_host,
+        port=settings.verifier_port,
+        workers=settings.verifier_processes,
+        log_level="warning",
+        access_log=False,
     )
 
 

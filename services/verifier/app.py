@@ -30,10 +30,17 @@ def create_app(settings: VerifierSettings | None = None) -> FastAPI:
             app.state.verifier = Verifier(settings, pool, metrics)
             yield
 
-    app = FastAPI(title="DRIFT verifier", version="1", lifespan=lifespan, summary="Grades answers: math, multiple choice, strings.")
+    app = FastAPI(
+        title="DRIFT verifier",
+        version="1",
+        lifespan=lifespan,
+        summary="Grades answers: math, multiple choice, strings.",
+    )
 
     @app.post("/v1/verify", response_model=VerifyResponse | VerifyResult, tags=["grading"])
-    async def verify(request: Request, body: Annotated[VerifyRequest | VerifyItem, Body(openapi_examples=EXAMPLES)]) -> Response:
+    async def verify(
+        request: Request, body: Annotated[VerifyRequest | VerifyItem, Body(openapi_examples=EXAMPLES)]
+    ) -> Response:
         """Grade one item, or up to 1,024: `{"items": [...]}`. Results are keyed by id and keep the items' order."""
         verifier: Verifier = request.app.state.verifier
         if isinstance(body, VerifyItem):
@@ -55,7 +62,9 @@ def create_app(settings: VerifierSettings | None = None) -> FastAPI:
 
 
 EXAMPLES = {
-    "one item": {"value": {"id": "1", "kind": "math", "response": r"So the answer is \boxed{\frac{1}{2}}.", "answer": "0.5"}},
+    "one item": {
+        "value": {"id": "1", "kind": "math", "response": r"So the answer is \boxed{\frac{1}{2}}.", "answer": "0.5"}
+    },
     "a batch": {
         "value": {
             "items": [

@@ -13,7 +13,11 @@ DEFAULT_LETTERS = "ABCDEFGHIJ"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 WRAP_OPEN = r"[\s*_`\"'“‘「『({\[<$~]*(?:\\(?:text|textbf|mathrm|mathbf|mbox|boxed|bf|rm|textit|left|bold|mathit)\s*[{(\[]?[\s({\[]*)*"
-LETTER = r"(?P<open>" + WRAP_OPEN + r")(?P<letter>[A-Za-z])(?P<close>\s?[)}\]>*_`\"'”’」』.:：,，;$、。!?]*)(?![A-Za-z0-9'’_^=+\\])"
+LETTER = (
+    r"(?P<open>"
+    + WRAP_OPEN
+    + r")(?P<letter>[A-Za-z])(?P<close>\s?[)}\]>*_`\"'”’」』.:：,，;$、。!?]*)(?![A-Za-z0-9'’_^=+\\])"
+)
 ANNOUNCE = re.compile(
     r"(?:(?<![A-Za-z])(?:answers?|choices?|options?)(?![A-Za-z])|\bsolution\b|\bchoose\b|\bpick\b|\bselect\b|\bgo\s+with\b|\bchosen\b|\bconclusion\b"
     r"|\bfinal\b|####|答案|选项|選項|选择|应选|故选|选|正解|答え|정답|réponse|respuesta|antwort|ответ|risposta|resposta)",
@@ -29,9 +33,15 @@ BRIDGE = re.compile(
     re.IGNORECASE,
 )
 TOKEN = re.compile(LETTER)
-JOINT = re.compile(r"\s*(?:/|&|\+|,|;|\band\b|\bor\b|,\s*(?:and|or)\b|和|或|与|及|、|，)\s*(?:both\s+)?(?:options?\s*)?[\s*_`\"'({\[]*(?P<letter>[A-Za-z])(?![A-Za-z0-9'’])", re.IGNORECASE)
+JOINT = re.compile(
+    r"\s*(?:/|&|\+|,|;|\band\b|\bor\b|,\s*(?:and|or)\b|和|或|与|及|、|，)\s*(?:both\s+)?(?:options?\s*)?[\s*_`\"'({\[]*(?P<letter>[A-Za-z])(?![A-Za-z0-9'’])",
+    re.IGNORECASE,
+)
 NEGATED = re.compile(r"[\s*_`]*(?:not|n't|neither|isn't|cannot\s+be|can't\s+be|没有|不是|不)\b", re.IGNORECASE)
-NONE_OF = re.compile(r"[\s*_`\"']*(?:none|neither|all|both|unclear|unknown|n/a|cannot|can't|not\s+(?:sure|possible|listed|given|provided))\b", re.IGNORECASE)
+NONE_OF = re.compile(
+    r"[\s*_`\"']*(?:none|neither|all|both|unclear|unknown|n/a|cannot|can't|not\s+(?:sure|possible|listed|given|provided))\b",
+    re.IGNORECASE,
+)
 RIGHT = re.compile(
     r"(?<![A-Za-z0-9])(?P<letter>[A-Z])(?P<close>[)\]}*_`\"'”.:]*)(?:\s*[:.]\s*[^\n.]{1,80}?)?\s+(?:is|are|seems|appears\s+to\s+be|must\s+be|would\s+be)\s+"
     r"(?:therefore\s+|thus\s+|clearly\s+|definitely\s+|indeed\s+)?(?:the\s+)?(?:only\s+|most\s+|best\s+)?(?:correct|right|true|best|answer|appropriate|accurate|closest)"
@@ -46,10 +56,16 @@ VERB = re.compile(r"\s+(?:is|was|are|were|would|could|may|might|cannot|can|can't
 LOWER_WORD = re.compile(r"\s+[a-z]")
 CLOSE = re.compile(r"[)\]}*_`\"']*")
 RUN = re.compile(r"[\s*_`\"'({\[]*([A-Z]{2,26})(?![A-Za-z0-9])")
-SOLE = re.compile(r"(?:^|[,:]\s+|\b(?:only|just|be|is|say|prefer|with|to|as|either|namely|likely|probably|answer|option|choice)\s+)([B-HJ-Z])(?![A-Za-z0-9'’_^=(])", re.IGNORECASE)
+SOLE = re.compile(
+    r"(?:^|[,:]\s+|\b(?:only|just|be|is|say|prefer|with|to|as|either|namely|likely|probably|answer|option|choice)\s+)([B-HJ-Z])(?![A-Za-z0-9'’_^=(])",
+    re.IGNORECASE,
+)
 LINK = re.compile(r"[\s*_`:：=\"]*(?:(?:is|are)\b)?[\s*_`:：=\"]*")
 WORDS = re.compile(r"[^\W_]+")
-AFTER_ARTICLE = re.compile(r"\s*(?:$|[.,;:!?)\]}*_\"'。，、\n-]|(?:because|since|as|for|which|is|was|due|given|with|based|i\s+hope|\()\b|\()", re.IGNORECASE)
+AFTER_ARTICLE = re.compile(
+    r"\s*(?:$|[.,;:!?)\]}*_\"'。，、\n-]|(?:because|since|as|for|which|is|was|due|given|with|based|i\s+hope|\()\b|\()",
+    re.IGNORECASE,
+)
 
 
 def item_letters(letters: str | None, choices: Sequence[str] | None) -> str:
@@ -141,7 +157,11 @@ def _joined(text: str, token: re.Match[str], letters: str, wrapped: bool) -> set
     position = token.end() - (len(token["close"]) - len(token["close"].rstrip(" ,;，、")))
     while joint := JOINT.match(text, position):
         other = joint["letter"]
-        if other.upper() not in letters or (other.islower() and not wrapped) or (other in "AI" and LOWER_WORD.match(text, joint.end())):
+        if (
+            other.upper() not in letters
+            or (other.islower() and not wrapped)
+            or (other in "AI" and LOWER_WORD.match(text, joint.end()))
+        ):
             break
         named.add(other.upper())
         position = CLOSE.match(text, joint.end()).end()
@@ -167,7 +187,9 @@ def _announced(text: str, letters: str, choices: Sequence[str] | None, several: 
         if explicit and NONE_OF.match(text, position):
             line = text[position:].split("\n", 1)[0]
             if re.search(r"[:：]", text[marker.end() : position]) or not option_of(line, letters, choices):
-                if re.match(r"[\s*_`\"']*(?:none|neither|all|both)\b", text[position:], re.IGNORECASE) and marker[0].lower().startswith("answer"):
+                if re.match(r"[\s*_`\"']*(?:none|neither|all|both)\b", text[position:], re.IGNORECASE) and marker[
+                    0
+                ].lower().startswith("answer"):
                     return option_of(line, letters, choices) or ""
             continue
         run = RUN.match(text, position) if several else None
@@ -177,21 +199,27 @@ def _announced(text: str, letters: str, choices: Sequence[str] | None, several: 
         if token:
             chosen = _judge(text, token, letters, several, strict=False)
             plain = not token["open"].strip() and not token["close"].strip()
-            if chosen is not None and (explicit or not plain or chosen not in "AI" or marker[0].lower().startswith(("option", "choice"))):
+            if chosen is not None and (
+                explicit or not plain or chosen not in "AI" or marker[0].lower().startswith(("option", "choice"))
+            ):
                 return chosen
     return None
 
 
 def _declared_right(text: str, letters: str, choices: Sequence[str] | None, several: bool) -> str | None:
     """`[D] is correct`, `(B) is the right answer`."""
-    found = [m["letter"] for m in RIGHT.finditer(text) if m["letter"] in letters and not re.match(r"\s+not\b", text[m.end("close") :][:40])]
+    found = [
+        m["letter"]
+        for m in RIGHT.finditer(text)
+        if m["letter"] in letters and not re.match(r"\s+not\b", text[m.end("close") :][:40])
+    ]
     return found[-1] if found else None
 
 
 def _leading(text: str, letters: str, choices: Sequence[str] | None, several: bool) -> str | None:
     """`C. because ...`, `(C) text`, `C` on the first line."""
     token = TOKEN.match(text)
-    if not token or not token["close"].strip() and text[token.end() :][:1] not in ("\n", ""):
+    if not token or (not token["close"].strip() and text[token.end() :][:1] not in ("\n", "")):
         return None
     return _judge(text, token, letters, several, strict=True)
 
@@ -250,8 +278,11 @@ def _opening_option(text: str, start: int, position: int, letters: str, choices:
     """The option whose text follows a marker, the longest where several do; `position` is where the marker's filler words end."""
     link = LINK.match(text, start)
     tails = [_plain(text[at : at + 2_000]) for at in {link.end() if link else start, position}]
-    opening = [(len(wanted), letter) for letter, option in zip(letters, choices, strict=False)
-               if len(wanted := _plain(option)) > 1 and any(tail.startswith(wanted) for tail in tails)]
+    opening = [
+        (len(wanted), letter)
+        for letter, option in zip(letters, choices, strict=False)
+        if len(wanted := _plain(option)) > 1 and any(tail.startswith(wanted) for tail in tails)
+    ]
     return max(opening)[1] if opening else None
 
 
@@ -261,9 +292,14 @@ def _mentioned_option(text: str, letters: str, choices: Sequence[str] | None) ->
         return None
     sentences = [part for part in re.split(r"(?<=[.!?。])\s+|\n+", text.strip()) if part]
     last = _words(sentences[-1]) if sentences else ""
-    held = [(letter, words) for letter, option in zip(letters, choices, strict=False)
-            if (words := _words(option)).strip() and words in last]
-    held = [(letter, words) for letter, words in held if not any(words != other and words in other for _, other in held)]
+    held = [
+        (letter, words)
+        for letter, option in zip(letters, choices, strict=False)
+        if (words := _words(option)).strip() and words in last
+    ]
+    held = [
+        (letter, words) for letter, words in held if not any(words != other and words in other for _, other in held)
+    ]
     return held[0][0] if len(held) == 1 and " not " not in last else None
 
 

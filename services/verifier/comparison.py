@@ -16,13 +16,16 @@ from services.verifier.cost import spend
 from services.verifier.evaluation import MP, TOLERANCE, Evaluator, Extreme, Uncountable, Undefined, near, points, to_mp
 from services.verifier.math_exact import Number, numbers_equal
 from services.verifier.real_sets import FLIPPED, is_set_like, real_set, sets_equal
-from services.verifier.syntax import GREEK, MAGNITUDES, Group, Matrix, Node, Num, Op, Relation, Sym, Text, walk
+from services.verifier.syntax import Group, Matrix, Node, Num, Op, Relation, Sym, Text, walk
+from services.verifier.vocabulary import GREEK, MAGNITUDES
 
 if TYPE_CHECKING:
     from services.verifier.evaluation import Value
 
 CONSTANT_NAMES = frozenset(["pi", "e", "i", "infinity", "nan", "...", *MAGNITUDES])
-AMOUNT = re.compile(r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|pairs?|plus|minus|times|squared|cubed)\b")
+AMOUNT = re.compile(
+    r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|pairs?|plus|minus|times|squared|cubed)\b"
+)
 UNITS = frozenset(
     "mm cm dm m km in ft yd mi mg g kg lb oz s sec ms min h hr hrs ml mL L l J kJ N kN W kW MW V kV A mA K C F Hz kHz MHz GHz Pa kPa MPa GPa mol mmol eV keV MeV GeV mph kmh"
     " rad deg sr cc ha bar atm cal kcal nm um T Wb ohm dB rpm bps kbps Mbps Gbps ns us ly pc AU USD EUR cents".split()
@@ -36,7 +39,11 @@ def compare(gold: Node, answer: Node) -> bool | None:
     gold, answer = _settled(gold), _settled(answer)
     if gold == answer:
         return not _is_ellipsis(gold) or None
-    verdicts = [_compare_relations(gold, answer)] if isinstance(gold, Relation) or isinstance(answer, Relation) else [_compare_plain(gold, answer)]
+    verdicts = (
+        [_compare_relations(gold, answer)]
+        if isinstance(gold, Relation) or isinstance(answer, Relation)
+        else [_compare_plain(gold, answer)]
+    )
     if verdicts[0] is not True and (is_set_like(gold) or is_set_like(answer)):
         wanted, found = real_set(gold), real_set(answer)
         if wanted is not None and found is not None:
@@ -78,7 +85,9 @@ def _settled(node: Node) -> Node:
 def _inherit_label(items: list[Node]) -> list[Node]:
     """`n = 2, 3, 4` labels every item."""
     match items:
-        case [Relation(("=",), (Sym() as label, _)), *rest] if rest and not any(isinstance(item, Relation) for item in rest):
+        case [Relation(("=",), (Sym() as label, _)), *rest] if rest and not any(
+            isinstance(item, Relation) for item in rest
+        ):
             return [items[0], *(Relation(("=",), (label, item)) for item in rest)]
         case _:
             return items
@@ -117,9 +126,34 @@ def _is_label(node: Node) -> bool:
         case Text():
             return True
         case Op(name, args):
-            if name.startswith(("apply:", "accent:", "sub:", "prime", "norm", "derivative", "tr", "rank", "det", "Pr", "Var", "dim", "deg", "integral", "limit", "gcd", "lcm", "max", "min", "arg")):
+            if name.startswith(
+                (
+                    "apply:",
+                    "accent:",
+                    "sub:",
+                    "prime",
+                    "norm",
+                    "derivative",
+                    "tr",
+                    "rank",
+                    "det",
+                    "Pr",
+                    "Var",
+                    "dim",
+                    "deg",
+                    "integral",
+                    "limit",
+                    "gcd",
+                    "lcm",
+                    "max",
+                    "min",
+                    "arg",
+                )
+            ):
                 return True
-            return name in ("mul", "div", "ratio") and all(_is_label(arg) and not isinstance(arg, Group) for arg in args)
+            return name in ("mul", "div", "ratio") and all(
+                _is_label(arg) and not isinstance(arg, Group) for arg in args
+            )
         case Group("tuple", items):
             return bool(items) and all(_is_label(item) for item in items)
         case _:
@@ -149,7 +183,9 @@ def _compare_relations(gold: Node, answer: Node) -> bool | None:
                 return compare(value, answer)
             return False
         case _, Relation(signs, (label, *_, value)) if signs and set(signs) <= {"=", "~"}:
-            value = Relation(signs, answer.sides).sides[-2] if signs[-1] == "~" and isinstance(answer, Relation) else value
+            value = (
+                Relation(signs, answer.sides).sides[-2] if signs[-1] == "~" and isinstance(answer, Relation) else value
+            )
             verdict = compare(gold, value)
             if verdict is True and not (_is_label(label) or _is_constant(value)):
                 return False
@@ -232,9 +268,17 @@ def _compare_plain(gold: Node, answer: Node) -> bool | None:
                 return _ordered(_entries(gold), _entries(answer))
             if len(wanted) != len(found) or len(wanted[0]) != len(found[0]):
                 return False
-            return _all(compare(g, a) for row, other in zip(wanted, found, strict=True) for g, a in zip(row, other, strict=True))
-        case Matrix(rows), Group("list" | "tuple", items) | Group("list", (Group("list", items),)) if all(isinstance(item, Group) for item in items):
-            return compare(gold, Matrix(tuple(item.items for item in items if isinstance(item, Group)))) if _is_table(items) else False
+            return _all(
+                compare(g, a) for row, other in zip(wanted, found, strict=True) for g, a in zip(row, other, strict=True)
+            )
+        case Matrix(rows), Group("list" | "tuple", items) | Group("list", (Group("list", items),)) if all(
+            isinstance(item, Group) for item in items
+        ):
+            return (
+                compare(gold, Matrix(tuple(item.items for item in items if isinstance(item, Group))))
+                if _is_table(items)
+                else False
+            )
         case Group("list", items), Matrix() if _is_table(items):
             return compare(Matrix(tuple(item.items for item in items if isinstance(item, Group))), answer)
         case Group("list", (single,)), Matrix():
@@ -303,13 +347,19 @@ def _compare_groups(gold: Group, answer: Group) -> bool | None:
         return _compare_lists(gold.items, answer.items)
     if gold.kind == "bare":
         ordered = _ordered(_values(gold.items), answer.items)
-        return ordered if ordered is not False else _unordered(gold.items, answer.items) if answer.kind == "set" else False
+        return (
+            ordered if ordered is not False else _unordered(gold.items, answer.items) if answer.kind == "set" else False
+        )
     return _ordered(gold.items, _values(answer.items))
 
 
 def _values(items: Sequence[Node]) -> tuple[Node, ...]:
     """The values of labelled items; the items themselves where any has no label."""
-    values = [item.sides[-1] for item in items if isinstance(item, Relation) and set(item.signs) <= {"=", "~"} and _is_label(item.sides[0])]
+    values = [
+        item.sides[-1]
+        for item in items
+        if isinstance(item, Relation) and set(item.signs) <= {"=", "~"} and _is_label(item.sides[0])
+    ]
     return tuple(values) if len(values) == len(items) else tuple(items)
 
 
@@ -436,7 +486,11 @@ def literal(node: Node) -> Number | None:
             return None if number is None else Number(-number.value, number.digits, number.percent)
         case Op("percent", (inner,)):
             number = literal(inner)
-            return None if number is None else Number(number.value / 100, None if number.digits is None else number.digits + 2, True)
+            return (
+                None
+                if number is None
+                else Number(number.value / 100, None if number.digits is None else number.digits + 2, True)
+            )
         case Op("degrees", (inner,)):
             return literal(inner)
         case Op("mul", (Num(value, digits), Op("pow", (Num(ten), power)))) if ten == 10:
@@ -444,10 +498,18 @@ def literal(node: Node) -> Number | None:
             if exponent is None or exponent.value.denominator != 1 or abs(exponent.value) > 400:
                 return None
             shift = int(exponent.value)
-            return Number(value * Fraction(10) ** shift, None if digits is None and shift >= 0 else (digits or 0) - shift)
+            return Number(
+                value * Fraction(10) ** shift, None if digits is None and shift >= 0 else (digits or 0) - shift
+            )
         case Op("div", (top, bottom)):
             above, below = literal(top), literal(bottom)
-            if above is None or below is None or not below.value or above.digits is not None or below.digits is not None:
+            if (
+                above is None
+                or below is None
+                or not below.value
+                or above.digits is not None
+                or below.digits is not None
+            ):
                 return None
             return Number(above.value / below.value)
         case Group(_, (single,)):
@@ -461,7 +523,13 @@ def _unit_like(node: Node) -> bool:
         case Text(words):
             return not AMOUNT.search(words)
         case Sym(name):
-            return name in UNITS or (len(name) > 2 and name.isalpha() and name not in GREEK and name not in CONSTANT_NAMES and not AMOUNT.fullmatch(name))
+            return name in UNITS or (
+                len(name) > 2
+                and name.isalpha()
+                and name not in GREEK
+                and name not in CONSTANT_NAMES
+                and not AMOUNT.fullmatch(name)
+            )
         case Op("pow", (base, Num())) | Op("pow", (base, Op("neg", (Num(),)))):
             return _unit_like(base)
         case Op("mul" | "div", args):
@@ -475,7 +543,9 @@ def without_unit(node: Node) -> Node:
     match node:
         case Op("mul", (amount, unit)) if _unit_like(unit) and not _unit_like(amount):
             return without_unit(amount)
-        case Op("mul", (word, amount)) if _unit_like(word) and not _unit_like(amount) and not (isinstance(word, Sym) and len(word.name) < 3):
+        case Op("mul", (word, amount)) if (
+            _unit_like(word) and not _unit_like(amount) and not (isinstance(word, Sym) and len(word.name) < 3)
+        ):
             return without_unit(amount)
         case Op("mul", (amount, Op("mul", (Sym(a), Sym(b))))) if a + b in UNITS:
             return without_unit(amount)
@@ -516,8 +586,11 @@ def _units_agree(gold: Node, bare_gold: Node, answer: Node, bare_answer: Node) -
     """Units that only one side has, or that both spell in words, are left out; two different unit symbols are not."""
     if bare_gold is gold or bare_answer is answer:
         return True
-    known = [{part.name for part in walk(node) if isinstance(part, Sym) and part.name in UNITS} | {part.words for part in walk(node) if isinstance(part, Text) and part.words in UNITS}
-             for node in (gold, answer)]
+    known = [
+        {part.name for part in walk(node) if isinstance(part, Sym) and part.name in UNITS}
+        | {part.words for part in walk(node) if isinstance(part, Text) and part.words in UNITS}
+        for node in (gold, answer)
+    ]
     return not (known[0] and known[1] and known[0] != known[1])
 
 
@@ -548,7 +621,12 @@ def _same_values(gold: Node, answer: Node, wanted: Number | None, found: Number 
         if isinstance(a, str) or isinstance(b, str) or (names and not imaginary and (_is_complex(a) or _is_complex(b))):
             continue
         met += 1
-        if near(a, b) or (not names and not _is_complex(a) and not _is_complex(b) and numbers_equal(wanted or _as_number(a), found or _as_number(b))):
+        if near(a, b) or (
+            not names
+            and not _is_complex(a)
+            and not _is_complex(b)
+            and numbers_equal(wanted or _as_number(a), found or _as_number(b))
+        ):
             continue
         return undecided
     if met >= (2 if names else 1):
@@ -557,7 +635,9 @@ def _same_values(gold: Node, answer: Node, wanted: Number | None, found: Number 
 
 
 @lru_cache(maxsize=8192)
-def _value_at(node: Node, names: frozenset[str], place: int) -> "Value | Literal['undefined', 'extreme', 'uncountable']":
+def _value_at(
+    node: Node, names: frozenset[str], place: int
+) -> "Value | Literal['undefined', 'extreme', 'uncountable']":
     """An expression's value at one of `points`, or why it has none."""
     try:
         return Evaluator(points(names)[place]).value(node)
@@ -572,7 +652,9 @@ def _value_at(node: Node, names: frozenset[str], place: int) -> "Value | Literal
 def _same_prints(gold: Node, answer: Node, names: frozenset[str]) -> bool | None:
     """As a last resort, structures agree part by part."""
     try:
-        return all(Evaluator(point).fingerprint(gold) == Evaluator(point).fingerprint(answer) for point in points(names))
+        return all(
+            Evaluator(point).fingerprint(gold) == Evaluator(point).fingerprint(answer) for point in points(names)
+        )
     except (Undefined, Extreme, Uncountable):
         return None if traits(gold).calculus or traits(answer).calculus else False
 

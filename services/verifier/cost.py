@@ -55,9 +55,13 @@ def spend(steps: int) -> None:
             raise Exhausted
 
 
-TOWER = re.compile(r"\^\s*\{?[^{}]{0,40}\^|\*\*[^*]{0,40}\*\*|\^\s*\{?\s*\(?\s*\d{4,}|\*\*\s*\(?\s*\d{4,}|\d{5,}\s*!|!\s*!\s*!|\)\s*(?:\^|\*\*)\s*\{?\s*\(?\s*\d{3,}")
+TOWER = re.compile(
+    r"\^\s*\{?[^{}]{0,40}\^|\*\*[^*]{0,40}\*\*|\^\s*\{?\s*\(?\s*\d{4,}|\*\*\s*\(?\s*\d{4,}|\d{5,}\s*!|!\s*!\s*!|\)\s*(?:\^|\*\*)\s*\{?\s*\(?\s*\d{3,}"
+)
 DIGITS = re.compile(rf"\d{{{MAX_SYMBOLIC_DIGITS + 1},}}")
-LARGE_ARGUMENT = re.compile(r"(?:binom|factorial|binomial|comb|fibonacci|zeta|gamma)\b\s*[{(]?\s*\d{5,}|\\binom\s*\{\s*\d{5,}")
+LARGE_ARGUMENT = re.compile(
+    r"(?:binom|factorial|binomial|comb|fibonacci|zeta|gamma)\b\s*[{(]?\s*\d{5,}|\\binom\s*\{\s*\d{5,}"
+)
 
 
 def nesting(text: str) -> int:

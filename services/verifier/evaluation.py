@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from mpmath import MPContext
 
 from services.verifier.cost import MAX_BITS, MAX_TERMS, spend
-from services.verifier.syntax import MAGNITUDES, Group, Matrix, Node, Num, Op, Relation, Sym, Text, walk
+from services.verifier.syntax import Group, Matrix, Node, Num, Op, Relation, Sym, Text, walk
+from services.verifier.vocabulary import MAGNITUDES
 
 if TYPE_CHECKING:
     from mpmath import mpc, mpf
@@ -114,7 +115,10 @@ class Evaluator:
                 values = [self.value(arg) for arg in args]
                 spend(1 + sum(map(_weight, values)) if name not in SLOW else 12)
                 if name in TURNING:
-                    values = [_times(value, MP.pi() / 180) if _is_degrees(arg) else value for arg, value in zip(args, values, strict=True)]
+                    values = [
+                        _times(value, MP.pi() / 180) if _is_degrees(arg) else value
+                        for arg, value in zip(args, values, strict=True)
+                    ]
                 try:
                     return _held(OPERATIONS[name](*values))
                 except (ZeroDivisionError, ValueError, TypeError):
@@ -133,7 +137,12 @@ class Evaluator:
         _, kind, variable = name.split(":")
         body, *bounds = args
         low, high = (self.value(bound) for bound in bounds)
-        if not (isinstance(low, Fraction) and isinstance(high, Fraction) and low.denominator == high.denominator == 1 and high - low <= MAX_TERMS):
+        if not (
+            isinstance(low, Fraction)
+            and isinstance(high, Fraction)
+            and low.denominator == high.denominator == 1
+            and high - low <= MAX_TERMS
+        ):
             self.calculus = True
             return self._bound(name.rsplit(":", 1)[0], body, (variable,), bounds)
         total: Value = Fraction(0 if kind == "sum" else 1)
@@ -162,7 +171,10 @@ class Evaluator:
         """The value of an operator with bound variables: its body's values at fixed samples, and its other parts."""
         prints: list[str] = []
         for sample in range(DISTINCT_SAMPLES):
-            names = {variable: Fraction(37 + 11 * sample + 5 * place, 23 + 4 * sample) for place, variable in enumerate(variables)}
+            names = {
+                variable: Fraction(37 + 11 * sample + 5 * place, 23 + 4 * sample)
+                for place, variable in enumerate(variables)
+            }
             prints.append(self._with(names).fingerprint(body))
         return _pseudo(name, "|".join([*prints, *(self.fingerprint(node) for node in rest)]))
 
@@ -209,7 +221,11 @@ def _digits(value: "Value") -> str:
     if abs(number) < TOLERANCE:
         return "0"
     if isinstance(number, MP.mpc):
-        return _digits(number.real) if abs(number.imag) < TOLERANCE * abs(number) else f"{_digits(number.real)}+{_digits(number.imag)}i"
+        return (
+            _digits(number.real)
+            if abs(number.imag) < TOLERANCE * abs(number)
+            else f"{_digits(number.real)}+{_digits(number.imag)}i"
+        )
     return str(MP.nstr(number, 25))
 
 
@@ -249,7 +265,11 @@ def _sum(*values: "Value") -> "Value":
 
 def _weight(value: "Value") -> int:
     """Steps that an operation on a value costs beyond the first."""
-    return value.numerator.bit_length() // 4_000 + value.denominator.bit_length() // 1_000 if isinstance(value, Fraction) else 0
+    return (
+        value.numerator.bit_length() // 4_000 + value.denominator.bit_length() // 1_000
+        if isinstance(value, Fraction)
+        else 0
+    )
 
 
 def _size(value: "Value") -> int:
@@ -337,7 +357,13 @@ def _factorial(value: "Value") -> "Value":
 
 
 def _binomial(top: "Value", bottom: "Value") -> "Value":
-    if isinstance(top, Fraction) and isinstance(bottom, Fraction) and top.denominator == bottom.denominator == 1 and 0 <= top <= 3000 and bottom >= 0:
+    if (
+        isinstance(top, Fraction)
+        and isinstance(bottom, Fraction)
+        and top.denominator == bottom.denominator == 1
+        and 0 <= top <= 3000
+        and bottom >= 0
+    ):
         return Fraction(math.comb(top.numerator, bottom.numerator))
     if max(abs(to_mp(top)), abs(to_mp(bottom))) > 100_000:
         raise Extreme
@@ -409,8 +435,28 @@ def _function(name: str) -> "object":
 
 
 FUNCTION_NAMES = (
-    "sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh", "tanh", "sech", "csch", "coth", "asin", "acos", "atan", "acot", "asec", "acsc",
-    "asinh", "acosh", "atanh", "erf",
+    "sin",
+    "cos",
+    "tan",
+    "sec",
+    "csc",
+    "cot",
+    "sinh",
+    "cosh",
+    "tanh",
+    "sech",
+    "csch",
+    "coth",
+    "asin",
+    "acos",
+    "atan",
+    "acot",
+    "asec",
+    "acsc",
+    "asinh",
+    "acosh",
+    "atanh",
+    "erf",
 )
 OPERATIONS = {
     "add": _sum,
@@ -447,7 +493,23 @@ OPERATIONS = {
     "mod": lambda a, b: Fraction(_integer(a) % _integer(b)),
     **{name: _function(name) for name in FUNCTION_NAMES},
 }
-SLOW = frozenset(["pow", "sqrt", "cbrt", "root", "ln", "log", "lg", "log2", "exp", "factorial", "binomial", "arg", *(name for name in FUNCTION_NAMES)])
+SLOW = frozenset(
+    [
+        "pow",
+        "sqrt",
+        "cbrt",
+        "root",
+        "ln",
+        "log",
+        "lg",
+        "log2",
+        "exp",
+        "factorial",
+        "binomial",
+        "arg",
+        *(name for name in FUNCTION_NAMES),
+    ]
+)
 TURNING = frozenset(["sin", "cos", "tan", "sec", "csc", "cot"])
 
 

@@ -18,7 +18,9 @@ SLOT = r"(?:(?:put|write|insert|your|the|a|final|numeric(?:al)?|letter|option|co
 BARE_BOX = re.compile(r"[^\s$]{1,200}")
 MAX_CHAIN = 16
 """Most boxes that make one list, and deepest boxes in boxes."""
-PLACEHOLDER = re.compile(rf"[\[(<{{]\s*{SLOT}\s*[\])>}}]\.?|(?:your|insert|put)\s+{SLOT}|\.\.\.|…|\[\s*\]", re.IGNORECASE)
+PLACEHOLDER = re.compile(
+    rf"[\[(<{{]\s*{SLOT}\s*[\])>}}]\.?|(?:your|insert|put)\s+{SLOT}|\.\.\.|…|\[\s*\]", re.IGNORECASE
+)
 MARKER = re.compile(
     r"(?:(?<![A-Za-z])(?:final\s+(?:answer|result)|(?:correct\s+)?answers?)(?![A-Za-z])|\bsolution\s+is\b|\bresult\s+is\b|####|答案|réponse|respuesta"
     r"|antwort|ответ|risposta|resposta|正解|答え|정답)",
@@ -40,10 +42,16 @@ NUMBER = re.compile(
     r"(?:[eE][-+]?\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?(?:\s*(?:\\?%|percent(?:age)?\b|pct\b))?"
 )
 CJK_NUMBER = re.compile(r"(?<![\d.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?")
-SENTENCE_END = re.compile(r"(?<=[^\d\s.])\.(?=\s|$)|(?<=\d)\.(?=\s|$)|[。！；]|\n\s*\n|\n(?=\S)|(?<=\w)[!?](?=\s|$)|\s(?=I hope\b)")
-GLUE = re.compile(r"[\s$,;.]*(?:\\(?:text|mbox|mathrm|quad|qquad|,|;|\(|\)|\[|\])\s*)*[{]?\s*(?:and|or|,|;|&)?\s*[}]?[\s$,;~]*(?:\\(?:quad|qquad|,|;|\(|\)|\[|\])[\s$]*)*")
-APPROXIMATE = re.compile(r"[\s$]*(?:\\[()\[\]][\s$]*)*(?:\\approx|\\simeq|\\sim|≈|~|(?:or|which\s+is|i\.e\.)?\s*(?:about|approximately|roughly))[\s$:]*(?:\\[()\[\]][\s$]*)*",
-                         re.IGNORECASE)
+SENTENCE_END = re.compile(
+    r"(?<=[^\d\s.])\.(?=\s|$)|(?<=\d)\.(?=\s|$)|[。！；]|\n\s*\n|\n(?=\S)|(?<=\w)[!?](?=\s|$)|\s(?=I hope\b)"
+)
+GLUE = re.compile(
+    r"[\s$,;.]*(?:\\(?:text|mbox|mathrm|quad|qquad|,|;|\(|\)|\[|\])\s*)*[{]?\s*(?:and|or|,|;|&)?\s*[}]?[\s$,;~]*(?:\\(?:quad|qquad|,|;|\(|\)|\[|\])[\s$]*)*"
+)
+APPROXIMATE = re.compile(
+    r"[\s$]*(?:\\[()\[\]][\s$]*)*(?:\\approx|\\simeq|\\sim|≈|~|(?:or|which\s+is|i\.e\.)?\s*(?:about|approximately|roughly))[\s$:]*(?:\\[()\[\]][\s$]*)*",
+    re.IGNORECASE,
+)
 
 
 def answer_region(response: str) -> str:
@@ -120,11 +128,17 @@ def last_box(text: str) -> str | None:
     """The last box; neighbours joined by a comma, `and` or `or` make one list, an approximation of the box before it is left out."""
     outer: list[Box] = []
     for box in find_boxes(text):
-        if (not outer or box.start >= outer[-1].end) and not is_placeholder(text[box.low : min(box.high, box.low + 100)].strip()):
+        if (not outer or box.start >= outer[-1].end) and not is_placeholder(
+            text[box.low : min(box.high, box.low + 100)].strip()
+        ):
             outer.append(box)
     if not outer:
         return None
-    while len(outer) > 1 and outer[-1].start - outer[-2].end <= 60 and APPROXIMATE.fullmatch(text[outer[-2].end : outer[-1].start]):
+    while (
+        len(outer) > 1
+        and outer[-1].start - outer[-2].end <= 60
+        and APPROXIMATE.fullmatch(text[outer[-2].end : outer[-1].start])
+    ):
         outer.pop()
     chain = [outer[-1].content(text)]
     for after, before in pairwise(reversed(outer[-MAX_CHAIN:])):
@@ -169,9 +183,9 @@ def math_spans(text: str) -> list[tuple[int, int, str]]:
 def _is_currency(text: str, start: int, end: int) -> bool:
     r"""Whether the text between two dollar signs is prose between two prices: `$5 and then $7`."""
     inside = text[start:end]
-    return (inside[:1].isdigit() and re.search(r"[A-Za-z]{3,}\s+[A-Za-z]{2,}", inside) is not None and "\\" not in inside) or (
-        "\n\n" in inside
-    )
+    return (
+        inside[:1].isdigit() and re.search(r"[A-Za-z]{3,}\s+[A-Za-z]{2,}", inside) is not None and "\\" not in inside
+    ) or ("\n\n" in inside)
 
 
 def marked_answer(text: str) -> str | None:
@@ -211,9 +225,11 @@ def _join_spans(text: str, spans: list[tuple[int, int, str]], end: int, first: s
 
 def clean_clause(clause: str) -> str:
     """A clause without emphasis, quotes, approximations' words and final punctuation."""
-    clause = clause.strip().strip("*_`\"“”").strip()
-    clause = re.sub(r"^(?:approximately|about|around|roughly|nearly|exactly|simply|just)\s+", "", clause, flags=re.IGNORECASE)
-    return clause.rstrip(" .,;:!*_`\"“”。，；").strip()
+    clause = clause.strip().strip('*_`"“”').strip()
+    clause = re.sub(
+        r"^(?:approximately|about|around|roughly|nearly|exactly|simply|just)\s+", "", clause, flags=re.IGNORECASE
+    )
+    return clause.rstrip(' .,;:!*_`"“”。，；').strip()
 
 
 def last_formula(text: str) -> tuple[int, str] | None:
@@ -222,7 +238,9 @@ def last_formula(text: str) -> tuple[int, str] | None:
     if not spans:
         return None
     index = len(spans) - 1
-    while index > 0 and re.fullmatch(r"\s*(?:,|;|,?\s*and|,?\s*or)\s*", text[spans[index - 1][1] : spans[index][0]][:30]):
+    while index > 0 and re.fullmatch(
+        r"\s*(?:,|;|,?\s*and|,?\s*or)\s*", text[spans[index - 1][1] : spans[index][0]][:30]
+    ):
         index -= 1
     return spans[-1][0], _join_spans(text, spans[index:], spans[index][1], spans[index][2])
 
@@ -244,7 +262,9 @@ AMOUNT = re.compile(
     re.IGNORECASE,
 )
 TRUTH = re.compile(r"\b(?:true|false|yes|no|correct|incorrect)\b", re.IGNORECASE)
-PROSE = re.compile(r"[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{3,}")
+PROSE = re.compile(
+    r"[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{3,}"
+)
 
 
 def extract_math(response: str) -> str | None:
@@ -258,9 +278,13 @@ def extract_math(response: str) -> str | None:
     marked = marked_answer(text)
     if marked is not None:
         return marked
-    if len(text) < 300 and not PROSE.search(re.sub(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}|\\[A-Za-z]+", "", text)) and "\n\n" not in text:
+    if (
+        len(text) < 300
+        and not PROSE.search(re.sub(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}|\\[A-Za-z]+", "", text))
+        and "\n\n" not in text
+    ):
         spans = math_spans(text)
-        if not spans or (spans[0][0] == 0 and spans[-1][1] >= len(text.rstrip(".")) ):
+        if not spans or (spans[0][0] == 0 and spans[-1][1] >= len(text.rstrip("."))):
             return text
     formula, number = last_formula(text), last_number(text)
     if formula and (number is None or number[0] < formula[0] + len(formula[1]) + 2):

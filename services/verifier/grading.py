@@ -63,7 +63,9 @@ def extract(item: VerifyItem) -> Extracted:
             region = answer_region(item.response) or None
             return Extracted(region, region and string_form(region))
         case "math":
-            answer = next((gold for gold in golds_of(item) if gold.strip() == item.response.strip()), None) or extract_math(item.response)
+            answer = next(
+                (gold for gold in golds_of(item) if gold.strip() == item.response.strip()), None
+            ) or extract_math(item.response)
             return Extracted(answer, None if answer is None else normal_form(answer))
 
 
@@ -116,7 +118,11 @@ def decide_math(golds: Sequence[str], answer: str) -> Decision | Deferred:
                 deferred.append((wanted, written))
     if deferred:
         return Deferred(tuple(deferred), heavy)
-    return Decision(Verdict.INCORRECT, method) if refused is None else Decision(Verdict.ERROR, None, f"Refused: {refused}.")
+    return (
+        Decision(Verdict.INCORRECT, method)
+        if refused is None
+        else Decision(Verdict.ERROR, None, f"Refused: {refused}.")
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -20,7 +20,9 @@ FRACTION = re.compile(
     r"(?P<sign>[-+]?)\s*(?:\\frac\s*\{\s*(?P<n1>[-+]?\d+)\s*\}\s*\{\s*(?P<d1>[-+]?\d+)\s*\}|\\frac\s*(?P<n2>\d)\s*(?P<d2>\d)|(?P<n3>\d+)\s*/\s*(?P<d3>-?\d+)"
     r"|\(\s*(?P<n4>[-+]?\d+)\s*\)\s*/\s*\(?\s*(?P<d4>[-+]?\d+)\s*\)?)"
 )
-MIXED = re.compile(r"(?P<sign>[-+]?)\s*(?P<whole>\d+)\s*(?:\\frac\s*\{\s*(?P<n1>\d+)\s*\}\s*\{\s*(?P<d1>\d+)\s*\}|\\frac\s*(?P<n2>\d)(?P<d2>\d)|\s(?P<n3>\d+)\s*/\s*(?P<d3>\d+))")
+MIXED = re.compile(
+    r"(?P<sign>[-+]?)\s*(?P<whole>\d+)\s*(?:\\frac\s*\{\s*(?P<n1>\d+)\s*\}\s*\{\s*(?P<d1>\d+)\s*\}|\\frac\s*(?P<n2>\d)(?P<d2>\d)|\s(?P<n3>\d+)\s*/\s*(?P<d3>\d+))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,18 @@ def parse_number(text: str) -> Number | None:
         return _numeral(match)
     match = FRACTION.fullmatch(text)
     if match:
-        top, bottom = (next(v for v in match.group(*names) if v) for names in (("n1", "n2", "n3", "n4"), ("d1", "d2", "d3", "d4")))
+        top, bottom = (
+            next(v for v in match.group(*names) if v) for names in (("n1", "n2", "n3", "n4"), ("d1", "d2", "d3", "d4"))
+        )
         return Number(_signed(match["sign"], Fraction(int(top), int(bottom)))) if int(bottom) else None
     match = MIXED.fullmatch(text)
     if match:
         top, bottom = (next(v for v in match.group(*names) if v) for names in (("n1", "n2", "n3"), ("d1", "d2", "d3")))
-        return Number(_signed(match["sign"], int(match["whole"]) + Fraction(int(top), int(bottom)))) if int(bottom) else None
+        return (
+            Number(_signed(match["sign"], int(match["whole"]) + Fraction(int(top), int(bottom))))
+            if int(bottom)
+            else None
+        )
     return None
 
 
@@ -82,7 +90,10 @@ def numbers_equal(gold: Number, answer: Number) -> bool:
     if close(gold, answer):
         return True
     if gold.percent != answer.percent:
-        gold, answer = (Number(n.value * 100, None if n.digits is None else n.digits - 2) if n.percent else n for n in (gold, answer))
+        gold, answer = (
+            Number(n.value * 100, None if n.digits is None else n.digits - 2) if n.percent else n
+            for n in (gold, answer)
+        )
         return close(gold, answer)
     return False
 
@@ -106,10 +117,19 @@ def close(gold: Number, answer: Number) -> bool:
             return False
         rounded = 2 * difference <= Fraction(10) ** -gold.digits
         if answer.digits is None or answer.digits >= gold.digits + 3:
-            return rounded and significant(gold) >= 2 and (answer.digits is None or gold.digits >= 2) and difference <= scale * Fraction(15, 10**4)
+            return (
+                rounded
+                and significant(gold) >= 2
+                and (answer.digits is None or gold.digits >= 2)
+                and difference <= scale * Fraction(15, 10**4)
+            )
         return rounded and significant(gold) >= (4 if gold.digits > 0 else 3)
     if answer.digits is not None and (gold.digits is None or gold.digits > answer.digits):
         if gold.digits is None and gold.value.denominator == 1:
             return False
-        return significant(answer) >= 4 and difference < Fraction(10) ** -answer.digits and difference <= scale * Fraction(15, 10**5)
+        return (
+            significant(answer) >= 4
+            and difference < Fraction(10) ** -answer.digits
+            and difference <= scale * Fraction(15, 10**5)
+        )
     return False

@@ -61,7 +61,14 @@ async def verify(request: Request, body: GymRequest) -> GymReply:
     """Reward 1 for a correct answer, 0 for any other; `verdict` tells a wrong answer from an ungraded one."""
     verifier: Verifier = request.app.state.verifier
     said = [output.text() for output in body.response.output if output.type == "message" and output.role == "assistant"]
-    item = VerifyItem(id="0", kind="choice" if body.options else "math", response=said[-1] if said else "",
-                      answer=body.expected_answer, choices=body.options)
+    item = VerifyItem(
+        id="0",
+        kind="choice" if body.options else "math",
+        response=said[-1] if said else "",
+        answer=body.expected_answer,
+        choices=body.options,
+    )
     result = (await verifier.verify([item]))[0]
-    return GymReply(**body.model_dump(), reward=reward(result), extracted_answer=result.extracted, verdict=result.verdict)
+    return GymReply(
+        **body.model_dump(), reward=reward(result), extracted_answer=result.extracted, verdict=result.verdict
+    )

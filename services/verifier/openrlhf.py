@@ -61,23 +61,36 @@ class Rewards(BaseModel):
 
 
 @router.post("/get_reward", response_model=Rewards | float)
-async def get_reward(request: Request, body: Sequences | Sample, kind: Annotated[Literal["math", "choice", "string"], Query()] = "math") -> Response:
+async def get_reward(
+    request: Request, body: Sequences | Sample, kind: Annotated[Literal["math", "choice", "string"], Query()] = "math"
+) -> Response:
     """Rewards of whole sequences (OpenRLHF) or of one sample (slime); `?kind=choice` grades option letters."""
     verifier: Verifier = request.app.state.verifier
     if isinstance(body, Sample):
         results = await verifier.verify([_item(0, kind, strip_special(body.response), body.label)])
         return Response(str(reward(results[0])), media_type="application/json")
     if len(body.labels) != len(body.query) or len(body.prompts) not in (0, len(body.query)):
-        raise SpecError(f"query has {len(body.query)} entries, prompts {len(body.prompts)}, labels {len(body.labels)}.",
-                        remedy="Send as many labels (and prompts) as queries.")
+        raise SpecError(
+            f"query has {len(body.query)} entries, prompts {len(body.prompts)}, labels {len(body.labels)}.",
+            remedy="Send as many labels (and prompts) as queries.",
+        )
     prompts = body.prompts or [""] * len(body.query)
     responses = [response_of(query, prompt) for query, prompt in zip(body.query, prompts, strict=True)]
-    results = await verifier.verify([_item(place, kind, response, label)
-                                     for place, (response, label) in enumerate(zip(responses, body.labels, strict=True))])
+    results = await verifier.verify(
+        [
+            _item(place, kind, response, label)
+            for place, (response, label) in enumerate(zip(responses, body.labels, strict=True))
+        ]
+    )
     rewards = list(map(reward, results))
-    logs = ExtraLogs(correct=rewards, unparsable=[float(result.verdict == Verdict.UNPARSABLE) for result in results],
-                     ungraded=[float(not result.verdict.decides) for result in results])
-    return Response(Rewards(rewards=rewards, scores=rewards, extra_logs=logs).model_dump_json(), media_type="application/json")
+    logs = ExtraLogs(
+        correct=rewards,
+        unparsable=[float(result.verdict == Verdict.UNPARSABLE) for result in results],
+        ungraded=[float(not result.verdict.decides) for result in results],
+    )
+    return Response(
+        Rewards(rewards=rewards, scores=rewards, extra_logs=logs).model_dump_json(), media_type="application/json"
+    )
 
 
 def reward(result: VerifyResult) -> float:
@@ -101,4 +114,6 @@ def strip_special(text: str) -> str:
 
 
 def _item(place: int, kind: Literal["math", "choice", "string"], response: str, label: Label) -> VerifyItem:
-    return VerifyItem(id=str(place), kind=kind, response=response, answer=label if isinstance(label, list) else str(label))
+    return VerifyItem(
+        id=str(place), kind=kind, response=response, answer=label if isinstance(label, list) else str(label)
+    )

@@ -57,7 +57,9 @@ class WorkerPool:
         self._idle = [await self._fork() for _ in range(self._settings.verifier_workers)]
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for worker in [*self._idle, *self._busy.values()]:
             self._end(worker)
         if self._zygote is not None and self._zygote.stdin is not None:
@@ -118,7 +120,9 @@ class WorkerPool:
                 if not self.alive:
                     await self._start_zygote()
             reader, writer = await asyncio.open_unix_connection(self._path, limit=1 << 16)
-            return Worker(orjson.loads(await reader.readuntil(b"\n")), reader, writer, self._settings.verifier_worker_tasks)
+            return Worker(
+                orjson.loads(await reader.readuntil(b"\n")), reader, writer, self._settings.verifier_worker_tasks
+            )
 
     async def _start_zygote(self) -> None:
         if self._zygote is not None:
@@ -129,7 +133,12 @@ class WorkerPool:
             listener.listen(128)
             listener.set_inheritable(True)
             self._zygote = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "services.verifier.zygote", str(listener.fileno()),
-                str(self._settings.verifier_worker_memory_mb), str(self._settings.verifier_worker_tasks),
-                stdin=asyncio.subprocess.PIPE, pass_fds=(listener.fileno(),),
+                sys.executable,
+                "-m",
+                "services.verifier.zygote",
+                str(listener.fileno()),
+                str(self._settings.verifier_worker_memory_mb),
+                str(self._settings.verifier_worker_tasks),
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=(listener.fileno(),),
             )

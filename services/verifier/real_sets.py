@@ -40,7 +40,8 @@ def real_set(node: Node) -> tuple[Span, ...] | None:
 def sets_equal(a: Sequence[Span], b: Sequence[Span]) -> bool:
     """Whether two sets have the same spans."""
     return len(a) == len(b) and all(
-        x.low_closed == y.low_closed and x.high_closed == y.high_closed and near(x.low, y.low) and near(x.high, y.high) for x, y in zip(a, b, strict=True)
+        x.low_closed == y.low_closed and x.high_closed == y.high_closed and near(x.low, y.low) and near(x.high, y.high)
+        for x, y in zip(a, b, strict=True)
     )
 
 
@@ -114,7 +115,10 @@ def _relation(node: Relation) -> tuple[Span, ...] | None:
             radius = Op("neg", (bound,))
             if sign in ("<", "<="):
                 return _relation(Relation((sign, sign), (radius, inner, bound)))
-            outside = _relation(Relation((sign,), (inner, bound))), _relation(Relation((FLIPPED[sign],), (inner, radius)))
+            outside = (
+                _relation(Relation((sign,), (inner, bound))),
+                _relation(Relation((FLIPPED[sign],), (inner, radius))),
+            )
             return None if outside[0] is None or outside[1] is None else merge([*outside[0], *outside[1]])
         case Relation(signs, sides) if all(sign in FLIPPED for sign in signs):
             spans: tuple[Span, ...] | None = REALS
@@ -200,8 +204,12 @@ def merge(spans: Sequence[Span]) -> tuple[Span, ...]:
                 if near(last.high, span.high):
                     high, closed = last.high, last.high_closed or span.high_closed
                 else:
-                    high, closed = max((last.high, last.high_closed), (span.high, span.high_closed), key=lambda end: to_mp(end[0]))
-                merged[-1] = Span(last.low, last.low_closed or (near(last.low, span.low) and span.low_closed), high, closed)
+                    high, closed = max(
+                        (last.high, last.high_closed), (span.high, span.high_closed), key=lambda end: to_mp(end[0])
+                    )
+                merged[-1] = Span(
+                    last.low, last.low_closed or (near(last.low, span.low) and span.low_closed), high, closed
+                )
                 continue
         merged.append(span)
     return tuple(merged)
@@ -212,7 +220,9 @@ def complement(spans: Sequence[Span]) -> tuple[Span, ...]:
     gaps: list[Span] = []
     low, closed = -MP.inf, False
     for span in spans:
-        if to_mp(low) < to_mp(span.low) and not near(low, span.low) or (near(low, span.low) and closed and not span.low_closed):
+        if (to_mp(low) < to_mp(span.low) and not near(low, span.low)) or (
+            near(low, span.low) and closed and not span.low_closed
+        ):
             gaps.append(Span(low, closed, span.low, not span.low_closed and not MP.isinf(to_mp(span.low))))
         low, closed = span.high, not span.high_closed
     if not MP.isinf(to_mp(low)) or low == -MP.inf:
@@ -225,8 +235,16 @@ def intersect(a: Sequence[Span], b: Sequence[Span]) -> tuple[Span, ...]:
     common: list[Span] = []
     for x in a:
         for y in b:
-            low, low_closed = (x.low, x.low_closed and y.low_closed) if near(x.low, y.low) else max((x.low, x.low_closed), (y.low, y.low_closed), key=lambda end: to_mp(end[0]))
-            high, high_closed = (x.high, x.high_closed and y.high_closed) if near(x.high, y.high) else min((x.high, x.high_closed), (y.high, y.high_closed), key=lambda end: to_mp(end[0]))
-            if near(low, high) and low_closed and high_closed or (not near(low, high) and to_mp(low) < to_mp(high)):
+            low, low_closed = (
+                (x.low, x.low_closed and y.low_closed)
+                if near(x.low, y.low)
+                else max((x.low, x.low_closed), (y.low, y.low_closed), key=lambda end: to_mp(end[0]))
+            )
+            high, high_closed = (
+                (x.high, x.high_closed and y.high_closed)
+                if near(x.high, y.high)
+                else min((x.high, x.high_closed), (y.high, y.high_closed), key=lambda end: to_mp(end[0]))
+            )
+            if (near(low, high) and low_closed and high_closed) or (not near(low, high) and to_mp(low) < to_mp(high)):
                 common.append(Span(low, low_closed, high, high_closed))
     return merge(common)

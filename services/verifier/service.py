@@ -60,7 +60,9 @@ class Verifier:
     def _admit(self, count: int) -> Generator[None]:
         if self._in_flight + count > self._settings.verifier_queue:
             self._metrics.refusals.inc()
-            raise Overloaded(f"{self._in_flight} items are being graded, and {count} more do not fit.", remedy="Try again later.")
+            raise Overloaded(
+                f"{self._in_flight} items are being graded, and {count} more do not fit.", remedy="Try again later."
+            )
         self._in_flight += count
         self._metrics.in_flight.set(self._in_flight)
         try:
@@ -72,7 +74,13 @@ class Verifier:
     def _grade(self, item: VerifyItem) -> "VerifyResult | asyncio.Task[VerifyResult]":
         start = time.perf_counter()
         extracted = extract(item)
-        key = (item.kind, golds_of(item), extracted.answer, item_letters(item.letters, item.choices), tuple(item.choices or ()))
+        key = (
+            item.kind,
+            golds_of(item),
+            extracted.answer,
+            item_letters(item.letters, item.choices),
+            tuple(item.choices or ()),
+        )
         known = self._cache.get(key)
         if known is not None:
             self._cache.move_to_end(key)
@@ -86,13 +94,16 @@ class Verifier:
         if twin is not None:
             self._metrics.cache_hits.inc()
         else:
-            twin = asyncio.create_task(self._settle(key, decision, item.deadline_ms or self._settings.verifier_deadline_ms))
+            twin = asyncio.create_task(
+                self._settle(key, decision, item.deadline_ms or self._settings.verifier_deadline_ms)
+            )
             self._twins[key] = twin
             twin.add_done_callback(lambda _: self._twins.pop(key, None))
         return asyncio.create_task(self._await_twin(item, extracted, twin, start))
 
-    async def _await_twin(self, item: VerifyItem, extracted: Extracted, twin: "asyncio.Task[Decision]",
-                          start: float) -> VerifyResult:
+    async def _await_twin(
+        self, item: VerifyItem, extracted: Extracted, twin: "asyncio.Task[Decision]", start: float
+    ) -> VerifyResult:
         return _result(item, extracted, await asyncio.shield(twin), start)
 
     async def _settle(self, key: Key, deferred: Deferred, deadline_ms: int) -> Decision:
@@ -112,8 +123,16 @@ class Verifier:
             self._cache.popitem(last=False)
 
 
-def _result(item: VerifyItem, extracted: Extracted, decision: Decision, start: float, *, cached: bool = False) -> VerifyResult:
+def _result(
+    item: VerifyItem, extracted: Extracted, decision: Decision, start: float, *, cached: bool = False
+) -> VerifyResult:
     return VerifyResult(
-        id=item.id, verdict=decision.verdict, extracted=extracted.answer, normal_form=extracted.normal_form,
-        method=decision.method, ms=(time.perf_counter() - start) * 1000, cached=cached, detail=decision.detail,
+        id=item.id,
+        verdict=decision.verdict,
+        extracted=extracted.answer,
+        normal_form=extracted.normal_form,
+        method=decision.method,
+        ms=(time.perf_counter() - start) * 1000,
+        cached=cached,
+        detail=decision.detail,
     )

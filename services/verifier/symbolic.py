@@ -37,10 +37,44 @@ FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     "sign": sympy.sign,
     "max": sympy.Max,
     "min": sympy.Min,
-    **{name: getattr(sympy, name) for name in (
-        "sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh", "tanh", "sech", "csch", "coth", "asin", "acos", "atan", "acot", "asec", "acsc",
-        "asinh", "acosh", "atanh", "exp", "sqrt", "factorial", "binomial", "floor", "gcd", "lcm", "re", "im", "conjugate", "arg", "erf",
-    )},
+    **{
+        name: getattr(sympy, name)
+        for name in (
+            "sin",
+            "cos",
+            "tan",
+            "sec",
+            "csc",
+            "cot",
+            "sinh",
+            "cosh",
+            "tanh",
+            "sech",
+            "csch",
+            "coth",
+            "asin",
+            "acos",
+            "atan",
+            "acot",
+            "asec",
+            "acsc",
+            "asinh",
+            "acosh",
+            "atanh",
+            "exp",
+            "sqrt",
+            "factorial",
+            "binomial",
+            "floor",
+            "gcd",
+            "lcm",
+            "re",
+            "im",
+            "conjugate",
+            "arg",
+            "erf",
+        )
+    },
 }
 CONSTANTS: dict[str, sympy.Expr] = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "infinity": sympy.oo}
 DIGITS = 30
@@ -83,7 +117,9 @@ def nodes_equal(gold: Node, answer: Node) -> bool:
     """Whether two nodes agree once their integrals, limits, derivatives and series are worked out."""
     match gold, answer:
         case Relation(("=",), (label, value)), Relation(("=",), (other, found)):
-            return (compare(label, other) is True and nodes_equal(value, found)) or _vanishes(to_sympy(label) - to_sympy(value) - to_sympy(other) + to_sympy(found))
+            return (compare(label, other) is True and nodes_equal(value, found)) or _vanishes(
+                to_sympy(label) - to_sympy(value) - to_sympy(other) + to_sympy(found)
+            )
         case Relation(("=",), (_, value)), _:
             return nodes_equal(value, answer)
         case _, Relation(("=",), (_, found)):
@@ -144,7 +180,9 @@ def _calculus(name: str, args: tuple[Node, ...]) -> sympy.Expr:
                 case Op("pow", (point, Sym("^+" | "^-" as side))):
                     return sympy.Limit(to_sympy(body), sympy.Symbol(rest), to_sympy(point), side[1])
                 case _:
-                    return sympy.Limit(to_sympy(body), sympy.Symbol(rest), to_sympy(target), "+-" if target != Sym("infinity") else "-")
+                    return sympy.Limit(
+                        to_sympy(body), sympy.Symbol(rest), to_sympy(target), "+-" if target != Sym("infinity") else "-"
+                    )
         case "derivative", (body, Sym(variable), Num(order)):
             return sympy.Derivative(to_sympy(body), sympy.Symbol(variable), int(order))
         case "series", (body, low, high) if rest.partition(":")[2]:

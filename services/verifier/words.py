@@ -2,9 +2,22 @@
 
 import re
 
-BOOLEANS = {"true": True, "yes": True, "t": True, "false": False, "no": False, "f": False, "correct": True, "incorrect": False, "right": True, "wrong": False}
+BOOLEANS = {
+    "true": True,
+    "yes": True,
+    "t": True,
+    "false": False,
+    "no": False,
+    "f": False,
+    "correct": True,
+    "incorrect": False,
+    "right": True,
+    "wrong": False,
+}
 LETTERED = re.compile(r"(?:option\s+|choice\s+)?\(?\s*([A-Za-z])\s*\)?\s*[.):]?", re.IGNORECASE)
-TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textit|operatorname|textnormal|mathit|mathsf|rm|bf)\*?(?![A-Za-z])")
+TEXT_COMMAND = re.compile(
+    r"\\(?:text|textbf|mathrm|mathbf|mbox|textit|operatorname|textnormal|mathit|mathsf|rm|bf)\*?(?![A-Za-z])"
+)
 ARTICLE = re.compile(r"^(?:the|a|an|it is|it's|this is|is|are)\s+")
 WORDS = re.compile(r"[a-z][a-z\s'-]*")
 BOOLEAN_WORD = re.compile(r"\b(true|false|yes|no|correct|incorrect|right|wrong)\b")
@@ -62,10 +75,16 @@ def words_equal(gold: str, answer: str) -> bool:
 
 def _same_time(gold: str, answer: str) -> bool | None:
     """Grade a time of day with `AM` or `PM`; None where the gold is none."""
-    wanted, found = (CLOCK.fullmatch(TEXT_COMMAND.sub("", text).replace("{", "").replace("}", "").strip()) for text in (gold, answer))
+    wanted, found = (
+        CLOCK.fullmatch(TEXT_COMMAND.sub("", text).replace("{", "").replace("}", "").strip()) for text in (gold, answer)
+    )
     if wanted is None or wanted[3] is None:
         return None
-    return found is not None and (int(wanted[1]), wanted[2]) == (int(found[1]), found[2]) and (found[3] is None or wanted[3].lower() == found[3].lower())
+    return (
+        found is not None
+        and (int(wanted[1]), wanted[2]) == (int(found[1]), found[2])
+        and (found[3] is None or wanted[3].lower() == found[3].lower())
+    )
 
 
 def compare_words(gold: str, answer: str) -> bool | None:
