@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,9 +17,9 @@ from shared.stream import connect
 from tests.fakes.engine import FakeEngine, Message, Serving, build_app
 
 
-@pytest.fixture(scope="session")
-def valkey() -> Iterator[str]:
-    """URL of a real Valkey, one for the session; tests keep apart by unique job ids, nothing is flushed.
+@contextmanager
+def serve_valkey() -> Iterator[str]:
+    """URL of a real Valkey that lives as long as the context.
 
     It listens on a socket in a folder of its own: the path of pytest's temporary folders may be too long for one.
     """
@@ -26,6 +27,13 @@ def valkey() -> Iterator[str]:
         socket = Path(folder) / "valkey.sock"
         with ValkeyServer(port=0, unix_socket_path=socket):
             yield f"unix://{socket}"
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """One Valkey for the session; tests keep apart by unique job ids, nothing is flushed."""
+    with serve_valkey() as url:
+        yield url
 
 
 def second_try(messages: Sequence[Message], weights: str) -> str:
@@ -52,10 +60,8 @@ def engine() -> Iterator[FakeEngine]:
 @pytest.fixture
 def redis_url() -> Iterator[str]:
     """A Valkey for one test alone: the conductor's lease and the active part are one for all jobs."""
-    with tempfile.TemporaryDirectory(prefix="drift-") as folder:
-        socket = Path(folder) / "valkey.sock"
-        with ValkeyServer(port=0, unix_socket_path=socket):
-            yield f"unix://{socket}"
+    with serve_valkey() as url:
+        yield url
 
 
 @pytest.fixture
