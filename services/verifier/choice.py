@@ -61,6 +61,7 @@ SOLE = re.compile(
     re.IGNORECASE,
 )
 LINK = re.compile(r"[\s*_`:：=\"]*(?:(?:is|are)\b)?[\s*_`:：=\"]*")
+NONE_OF_ALL = re.compile(r"[\s*_`\"']*(?:none|neither|all|both)\b", re.IGNORECASE)
 WORDS = re.compile(r"[^\W_]+")
 AFTER_ARTICLE = re.compile(
     r"\s*(?:$|[.,;:!?)\]}*_\"'。，、\n-]|(?:because|since|as|for|which|is|was|due|given|with|based|i\s+hope|\()\b|\()",
@@ -164,7 +165,8 @@ def _joined(text: str, token: re.Match[str], letters: str, wrapped: bool) -> set
         ):
             break
         named.add(other.upper())
-        position = CLOSE.match(text, joint.end()).end()
+        closed = CLOSE.match(text, joint.end())
+        position = closed.end() if closed else joint.end()
     return named
 
 
@@ -185,12 +187,9 @@ def _announced(text: str, letters: str, choices: Sequence[str] | None, several: 
                 return chosen
             continue
         if explicit and NONE_OF.match(text, position):
-            line = text[position:].split("\n", 1)[0]
-            if re.search(r"[:：]", text[marker.end() : position]) or not option_of(line, letters, choices):
-                if re.match(r"[\s*_`\"']*(?:none|neither|all|both)\b", text[position:], re.IGNORECASE) and marker[
-                    0
-                ].lower().startswith("answer"):
-                    return option_of(line, letters, choices) or ""
+            option = option_of(text[position:].split("\n", 1)[0], letters, choices)
+            if option or (NONE_OF_ALL.match(text, position) and marker[0].lower().startswith("answer")):
+                return option or ""
             continue
         run = RUN.match(text, position) if several else None
         if run and set(run[1]) <= set(letters):
@@ -228,9 +227,9 @@ def _concluded(text: str, letters: str, choices: Sequence[str] | None, several: 
     """`..., so B`, `therefore (C)`."""
     for match in reversed(list(CONCLUDE.finditer(text))[-12:]):
         token = TOKEN.match(text, match.end())
-        if token and (chosen := _judge(text, token, letters, several, strict=False)):
-            if chosen not in "AI" or token["close"].strip() or not text[token.end() :].strip():
-                return chosen
+        chosen = token and _judge(text, token, letters, several, strict=False)
+        if token and chosen and (chosen not in "AI" or token["close"].strip() or not text[token.end() :].strip()):
+            return chosen
     return None
 
 

@@ -5,38 +5,28 @@ answer rules how the other is read: an assignment `x = 2` also answers `2`, a ba
 interval answers an inequality.
 """
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from services.verifier.cost import spend
-from services.verifier.evaluation import MP, TOLERANCE, Evaluator, Extreme, Uncountable, Undefined, near, points, to_mp
-from services.verifier.math_exact import Number, numbers_equal
+from services.verifier.evaluation import Evaluator, Uncountable, points
 from services.verifier.real_sets import FLIPPED, is_set_like, real_set, sets_equal
-from services.verifier.syntax import Group, Matrix, Node, Num, Op, Relation, Sym, Text, walk
-from services.verifier.vocabulary import GREEK, MAGNITUDES
+from services.verifier.scalars import compare_scalars, free_names, is_constant
+from services.verifier.settling import is_label, settled, word_of
+from services.verifier.syntax import Group, Matrix, Node, Op, Relation, Sym
+from services.verifier.values import MP, TOLERANCE, Undefined, near, to_mp
 
 if TYPE_CHECKING:
-    from services.verifier.evaluation import Value
+    from services.verifier.values import Value
 
-CONSTANT_NAMES = frozenset(["pi", "e", "i", "infinity", "nan", "...", *MAGNITUDES])
-AMOUNT = re.compile(
-    r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|pairs?|plus|minus|times|squared|cubed)\b"
-)
-UNITS = frozenset(
-    "mm cm dm m km in ft yd mi mg g kg lb oz s sec ms min h hr hrs ml mL L l J kJ N kN W kW MW V kV A mA K C F Hz kHz MHz GHz Pa kPa MPa GPa mol mmol eV keV MeV GeV mph kmh"
-    " rad deg sr cc ha bar atm cal kcal nm um T Wb ohm dB rpm bps kbps Mbps Gbps ns us ly pc AU USD EUR cents".split()
-)
 MAX_ITEMS = 64
 
 
 def compare(gold: Node, answer: Node) -> bool | None:
     """Whether `answer` is `gold`; None where only computer algebra could tell."""
     spend(4)
-    gold, answer = _settled(gold), _settled(answer)
+    gold, answer = settled(gold), settled(answer)
     if gold == answer:
         return not _is_ellipsis(gold) or None
     verdicts = (
@@ -55,123 +45,8 @@ def _is_ellipsis(node: Node) -> bool:
     return node == Sym("...")
 
 
-def _settled(node: Node) -> Node:
-    r"""The node with membership reduced to its set, `\pm` written out, and a reversed assignment turned round."""
-    match node:
-        case Relation(("in",), (_, inside)):
-            return _settled(inside)
-        case Relation(("=",), (left, right)) if _is_label(right) and not _is_label(left):
-            return Relation(("=",), (right, _settled(left)))
-        case Relation(("=" | "~", *_) as signs, (label, *rest)) if _is_label(label) and len(rest) == 1:
-            return Relation(("=",), (label, _settled(rest[0]))) if signs else node
-        case Group("bare", items):
-            flat: list[Node] = []
-            for item in items:
-                settled = _settled(item)
-                flat.extend(settled.items if isinstance(settled, Group) and settled.kind == "bare" else [settled])
-            return Group("bare", tuple(_inherit_label(flat)))
-        case Group("set", items):
-            flat = []
-            for item in items:
-                flat.extend(_signs(item))
-            return Group("set", tuple(flat))
-        case Relation() | Matrix() | Group():
-            return node
-        case _:
-            variants = _signs(node)
-            return Group("bare", tuple(variants)) if len(variants) > 1 else node
-
-
-def _inherit_label(items: list[Node]) -> list[Node]:
-    """`n = 2, 3, 4` labels every item."""
-    match items:
-        case [Relation(("=",), (Sym() as label, _)), *rest] if rest and not any(
-            isinstance(item, Relation) for item in rest
-        ):
-            return [items[0], *(Relation(("=",), (label, item)) for item in rest)]
-        case _:
-            return items
-
-
-def _signs(node: Node) -> list[Node]:
-    r"""Both readings of an expression with `\pm` or `\mp`."""
-    if not any(isinstance(part, Op) and part.name in ("pm", "mp") for part in walk(node)):
-        return [node]
-    return [_choose(node, True), _choose(node, False)]
-
-
-def _choose(node: Node, plus: bool) -> Node:
-    match node:
-        case Op("pm" | "mp" as name, (inner,)):
-            inner = _choose(inner, plus)
-            return inner if plus == (name == "pm") else Op("neg", (inner,))
-        case Op(name, args):
-            return Op(name, tuple(_choose(arg, plus) for arg in args))
-        case Relation(signs, sides):
-            return Relation(signs, tuple(_choose(side, plus) for side in sides))
-        case Group(kind, items):
-            return Group(kind, tuple(_choose(item, plus) for item in items))
-        case _:
-            return node
-
-
-# -- relations -----------------------------------------------------------------------------------------------------------
-
-
-def _is_label(node: Node) -> bool:
-    """Whether a node is a name to which a value is given: a variable, `f(x)`, `AB`, words, a tuple of variables."""
-    match node:
-        case Sym(name):
-            return name not in CONSTANT_NAMES
-        case Text():
-            return True
-        case Op(name, args):
-            if name.startswith(
-                (
-                    "apply:",
-                    "accent:",
-                    "sub:",
-                    "prime",
-                    "norm",
-                    "derivative",
-                    "tr",
-                    "rank",
-                    "det",
-                    "Pr",
-                    "Var",
-                    "dim",
-                    "deg",
-                    "integral",
-                    "limit",
-                    "gcd",
-                    "lcm",
-                    "max",
-                    "min",
-                    "arg",
-                )
-            ):
-                return True
-            return name in ("mul", "div", "ratio") and all(
-                _is_label(arg) and not isinstance(arg, Group) for arg in args
-            )
-        case Group("tuple", items):
-            return bool(items) and all(_is_label(item) for item in items)
-        case _:
-            return False
-
-
 def _labels_agree(gold: Node, answer: Node) -> bool:
-    return gold == answer or _word(gold) == _word(answer) or not (isinstance(gold, Sym) and isinstance(answer, Sym))
-
-
-def _word(node: Node) -> str:
-    match node:
-        case Sym(name):
-            return name
-        case Text(words):
-            return words.lower()
-        case _:
-            return repr(node)
+    return gold == answer or word_of(gold) == word_of(answer) or not (isinstance(gold, Sym) and isinstance(answer, Sym))
 
 
 def _compare_relations(gold: Node, answer: Node) -> bool | None:
@@ -179,7 +54,7 @@ def _compare_relations(gold: Node, answer: Node) -> bool | None:
         case Relation(), Relation():
             return _compare_both_relations(gold, answer)
         case Relation(("=", *_) as signs, (label, *_, value)), _ if set(signs) <= {"=", "~"}:
-            if _is_label(label) or _is_constant(label) or len(signs) > 1:
+            if is_label(label) or is_constant(label) or len(signs) > 1:
                 return compare(value, answer)
             return False
         case _, Relation(signs, (label, *_, value)) if signs and set(signs) <= {"=", "~"}:
@@ -187,9 +62,9 @@ def _compare_relations(gold: Node, answer: Node) -> bool | None:
                 Relation(signs, answer.sides).sides[-2] if signs[-1] == "~" and isinstance(answer, Relation) else value
             )
             verdict = compare(gold, value)
-            if verdict is True and not (_is_label(label) or _is_constant(value)):
+            if verdict is True and not (is_label(label) or is_constant(value)):
                 return False
-            if verdict is not True and _is_constant(label) and len(signs) == 1 and not _is_constant(gold):
+            if verdict is not True and is_constant(label) and len(signs) == 1 and not is_constant(gold):
                 return verdict
             return verdict
         case _:
@@ -199,7 +74,7 @@ def _compare_relations(gold: Node, answer: Node) -> bool | None:
 def _compare_both_relations(gold: Relation, answer: Relation) -> bool | None:
     chains = [set(side.signs) <= {"=", "~"} for side in (gold, answer)]
     if all(chains):
-        if _is_label(gold.sides[0]) and _is_label(answer.sides[0]) and _labels_agree(gold.sides[0], answer.sides[0]):
+        if is_label(gold.sides[0]) and is_label(answer.sides[0]) and _labels_agree(gold.sides[0], answer.sides[0]):
             verdict = compare(gold.sides[-1], answer.sides[-1])
             if verdict is not False:
                 return verdict
@@ -212,17 +87,15 @@ def _compare_both_relations(gold: Relation, answer: Relation) -> bool | None:
         if gold.signs == answer.signs and _all(compare(g, a) for g, a in zip(gold.sides, answer.sides, strict=True)):
             return True
         turned = answer.signs[::-1]
-        if all(sign in FLIPPED for sign in turned) and gold.signs == tuple(FLIPPED[sign] for sign in turned):
-            if _all(compare(g, a) for g, a in zip(gold.sides, answer.sides[::-1], strict=True)):
-                return True
+        mirrored = all(sign in FLIPPED for sign in turned) and gold.signs == tuple(FLIPPED[sign] for sign in turned)
+        if mirrored and _all(compare(g, a) for g, a in zip(gold.sides, answer.sides[::-1], strict=True)):
+            return True
     match gold, answer:
         case Relation((sign,), _), Relation((other,), _) if sign in FLIPPED and other in FLIPPED:
             left, right = _difference(gold), _difference(answer)
             if sign == other and _proportional(left, right, positive=sign != "!=") is True:
                 return True
-            if sign == FLIPPED[other] and _proportional(left, Op("neg", (right,)), positive=sign != "!=") is True:
-                return True
-            return False
+            return sign == FLIPPED[other] and _proportional(left, Op("neg", (right,)), positive=sign != "!=") is True
         case _:
             return False
 
@@ -254,9 +127,6 @@ def _proportional(gold: Node, answer: Node, *, positive: bool) -> bool | None:
     return not positive or bool(abs(MP.im(ratios[0])) < TOLERANCE and MP.re(ratios[0]) > 0)
 
 
-# -- everything else -------------------------------------------------------------------------------------------------
-
-
 def _compare_plain(gold: Node, answer: Node) -> bool | None:
     match gold, answer:
         case Matrix(), _ if _is_vector(gold) and isinstance(answer, Group):
@@ -271,7 +141,7 @@ def _compare_plain(gold: Node, answer: Node) -> bool | None:
             return _all(
                 compare(g, a) for row, other in zip(wanted, found, strict=True) for g, a in zip(row, other, strict=True)
             )
-        case Matrix(rows), Group("list" | "tuple", items) | Group("list", (Group("list", items),)) if all(
+        case Matrix(), Group("list" | "tuple", items) | Group("list", (Group("list", items),)) if all(
             isinstance(item, Group) for item in items
         ):
             return (
@@ -300,7 +170,7 @@ def _compare_plain(gold: Node, answer: Node) -> bool | None:
         case _, Group() | Matrix():
             return False
         case _:
-            return _compare_scalars(gold, answer)
+            return compare_scalars(gold, answer)
 
 
 def _is_table(items: Sequence[Node]) -> bool:
@@ -358,13 +228,13 @@ def _values(items: Sequence[Node]) -> tuple[Node, ...]:
     values = [
         item.sides[-1]
         for item in items
-        if isinstance(item, Relation) and set(item.signs) <= {"=", "~"} and _is_label(item.sides[0])
+        if isinstance(item, Relation) and set(item.signs) <= {"=", "~"} and is_label(item.sides[0])
     ]
     return tuple(values) if len(values) == len(items) else tuple(items)
 
 
 def _label_names(items: Sequence[Node]) -> list[str]:
-    return [_word(item.sides[0]) for item in items if isinstance(item, Relation) and _is_label(item.sides[0])]
+    return [word_of(item.sides[0]) for item in items if isinstance(item, Relation) and is_label(item.sides[0])]
 
 
 def _compare_lists(gold: Sequence[Node], answer: Sequence[Node]) -> bool | None:
@@ -425,252 +295,10 @@ def _unordered(gold: Sequence[Node], answer: Sequence[Node]) -> bool | None:
     return None if unknown else True
 
 
-def _all(verdicts: "object") -> bool | None:
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
     unknown = False
-    for verdict in verdicts:  # type: ignore[attr-defined]
+    for verdict in verdicts:
         if verdict is False:
             return False
         unknown = unknown or verdict is None
     return None if unknown else True
-
-
-# -- scalars ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """What an expression holds: its variables (bound ones too), the imaginary unit, calculus, words, an ellipsis."""
-
-    names: frozenset[str]
-    imaginary: bool
-    calculus: bool
-    words: bool
-    ellipsis: bool
-
-
-@lru_cache(maxsize=8192)
-def traits(node: Node) -> Traits:
-    """The traits of a node, by one walk."""
-    names: set[str] = set()
-    calculus = words = False
-    for part in walk(node):
-        match part:
-            case Sym(name):
-                names.add(name)
-            case Text():
-                words = True
-            case Op(name, _):
-                calculus = calculus or name.startswith(("integral:", "limit:", "derivative", "series:"))
-            case _:
-                pass
-    free = frozenset(name for name in names if name not in CONSTANT_NAMES and not name.startswith("@"))
-    return Traits(free, "i" in names, calculus, words, "..." in names)
-
-
-def free_names(node: Node) -> frozenset[str]:
-    """The variables of an expression; bound ones too."""
-    return traits(node).names
-
-
-def _is_constant(node: Node) -> bool:
-    return not free_names(node) and not isinstance(node, Text)
-
-
-def literal(node: Node) -> Number | None:
-    """The number of a node that is a numeral, with the digits it was written with."""
-    match node:
-        case Num(value, digits):
-            return Number(value, digits)
-        case Op("neg", (inner,)):
-            number = literal(inner)
-            return None if number is None else Number(-number.value, number.digits, number.percent)
-        case Op("percent", (inner,)):
-            number = literal(inner)
-            return (
-                None
-                if number is None
-                else Number(number.value / 100, None if number.digits is None else number.digits + 2, True)
-            )
-        case Op("degrees", (inner,)):
-            return literal(inner)
-        case Op("mul", (Num(value, digits), Op("pow", (Num(ten), power)))) if ten == 10:
-            exponent = literal(power)
-            if exponent is None or exponent.value.denominator != 1 or abs(exponent.value) > 400:
-                return None
-            shift = int(exponent.value)
-            return Number(
-                value * Fraction(10) ** shift, None if digits is None and shift >= 0 else (digits or 0) - shift
-            )
-        case Op("div", (top, bottom)):
-            above, below = literal(top), literal(bottom)
-            if (
-                above is None
-                or below is None
-                or not below.value
-                or above.digits is not None
-                or below.digits is not None
-            ):
-                return None
-            return Number(above.value / below.value)
-        case Group(_, (single,)):
-            return literal(single)
-        case _:
-            return None
-
-
-def _unit_like(node: Node) -> bool:
-    match node:
-        case Text(words):
-            return not AMOUNT.search(words)
-        case Sym(name):
-            return name in UNITS or (
-                len(name) > 2
-                and name.isalpha()
-                and name not in GREEK
-                and name not in CONSTANT_NAMES
-                and not AMOUNT.fullmatch(name)
-            )
-        case Op("pow", (base, Num())) | Op("pow", (base, Op("neg", (Num(),)))):
-            return _unit_like(base)
-        case Op("mul" | "div", args):
-            return all(_unit_like(arg) for arg in args)
-        case _:
-            return False
-
-
-def without_unit(node: Node) -> Node:
-    """The number of `5 cm`, `5 m/s`, `64 square feet`, `about 5`; other nodes as they are."""
-    match node:
-        case Op("mul", (amount, unit)) if _unit_like(unit) and not _unit_like(amount):
-            return without_unit(amount)
-        case Op("mul", (word, amount)) if (
-            _unit_like(word) and not _unit_like(amount) and not (isinstance(word, Sym) and len(word.name) < 3)
-        ):
-            return without_unit(amount)
-        case Op("mul", (amount, Op("mul", (Sym(a), Sym(b))))) if a + b in UNITS:
-            return without_unit(amount)
-        case Op("div", (amount, unit)) if _unit_like(unit) and not _unit_like(amount):
-            return without_unit(amount)
-        case Op("neg", (inner,)):
-            stripped = without_unit(inner)
-            return node if stripped is inner else Op("neg", (stripped,))
-        case Op("percent" | "ratio" as name, (*rest, last)):
-            return Op(name, (*rest, without_unit(last)))
-        case _:
-            return node
-
-
-def _compare_scalars(gold: Node, answer: Node) -> bool | None:
-    if free_names(gold) != free_names(answer) or traits(gold).words or traits(answer).words:
-        bare_gold, bare_answer = without_unit(gold), without_unit(answer)
-        if (bare_gold is not gold or bare_answer is not answer) and _units_agree(gold, bare_gold, answer, bare_answer):
-            gold, answer = bare_gold, bare_answer
-    wanted, found = literal(gold), literal(answer)
-    if wanted is not None and found is not None:
-        return numbers_equal(wanted, found)
-    match gold, answer:
-        case (Sym(), Sym()) | (Sym(), Op("mul", _)) | (Op("mul", _), Sym()):
-            names = _letters(gold), _letters(answer)
-            if None not in names and len(names[0] or "") > 1 and (names[0] or "").lower() == (names[1] or "").lower():
-                return True
-        case Op(name, (Num(digits),)), Num(plain) if name.startswith("sub:"):
-            return digits == plain
-        case _:
-            pass
-    if traits(gold).ellipsis or traits(answer).ellipsis:
-        return False
-    return _same_values(gold, answer, wanted, found)
-
-
-def _units_agree(gold: Node, bare_gold: Node, answer: Node, bare_answer: Node) -> bool:
-    """Units that only one side has, or that both spell in words, are left out; two different unit symbols are not."""
-    if bare_gold is gold or bare_answer is answer:
-        return True
-    known = [
-        {part.name for part in walk(node) if isinstance(part, Sym) and part.name in UNITS}
-        | {part.words for part in walk(node) if isinstance(part, Text) and part.words in UNITS}
-        for node in (gold, answer)
-    ]
-    return not (known[0] and known[1] and known[0] != known[1])
-
-
-def _letters(node: Node) -> str | None:
-    """The word that a product of letters spells."""
-    match node:
-        case Sym(name):
-            return name if re.fullmatch("[A-Za-z]+", name) else None
-        case Op("mul", (left, right)):
-            a, b = _letters(left), _letters(right)
-            return None if a is None or b is None else a + b
-        case _:
-            return None
-
-
-def _same_values(gold: Node, answer: Node, wanted: Number | None, found: Number | None) -> bool | None:
-    """Whether two expressions have the same values; at points where only one is defined or real, neither counts."""
-    names = free_names(gold) | free_names(answer)
-    imaginary = traits(gold).imaginary or traits(answer).imaginary
-    undecided = None if traits(gold).calculus or traits(answer).calculus else False
-    met = 0
-    for place in range(len(points(names))):
-        a, b = _value_at(gold, names, place), _value_at(answer, names, place)
-        if a == "uncountable" or b == "uncountable":
-            return _same_prints(gold, answer, names)
-        if a == "extreme" or b == "extreme":
-            return None if a == b else False
-        if isinstance(a, str) or isinstance(b, str) or (names and not imaginary and (_is_complex(a) or _is_complex(b))):
-            continue
-        met += 1
-        if near(a, b) or (
-            not names
-            and not _is_complex(a)
-            and not _is_complex(b)
-            and numbers_equal(wanted or _as_number(a), found or _as_number(b))
-        ):
-            continue
-        return undecided
-    if met >= (2 if names else 1):
-        return True
-    return undecided if undecided is None else _same_prints(gold, answer, names)
-
-
-@lru_cache(maxsize=8192)
-def _value_at(
-    node: Node, names: frozenset[str], place: int
-) -> "Value | Literal['undefined', 'extreme', 'uncountable']":
-    """An expression's value at one of `points`, or why it has none."""
-    try:
-        return Evaluator(points(names)[place]).value(node)
-    except Undefined:
-        return "undefined"
-    except Extreme:
-        return "extreme"
-    except Uncountable:
-        return "uncountable"
-
-
-def _same_prints(gold: Node, answer: Node, names: frozenset[str]) -> bool | None:
-    """As a last resort, structures agree part by part."""
-    try:
-        return all(
-            Evaluator(point).fingerprint(gold) == Evaluator(point).fingerprint(answer) for point in points(names)
-        )
-    except (Undefined, Extreme, Uncountable):
-        return None if traits(gold).calculus or traits(answer).calculus else False
-
-
-def _is_complex(value: "Value") -> bool:
-    return isinstance(value, MP.mpc) and abs(value.imag) > TOLERANCE * max(abs(value), 1)
-
-
-def _as_number(value: "Value") -> Number:
-    """A computed value as an exact number."""
-    if isinstance(value, Fraction):
-        return Number(value)
-    real = MP.re(value)
-    if MP.isinf(real) or MP.isnan(real):
-        return Number(Fraction(10) ** 400 * (1 if real > 0 else -1))
-    sign, mantissa, exponent, _ = real._mpf_
-    if abs(exponent) > 20_000:
-        return Number(Fraction(10) ** 400)
-    return Number(Fraction(int(mantissa)) * Fraction(2) ** exponent * (-1 if sign else 1))

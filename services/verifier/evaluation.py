@@ -6,38 +6,36 @@ equal formulas stay equal and different ones meet by accident with a chance belo
 """
 
 import hashlib
-import math
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from mpmath import MPContext
-
-from services.verifier.cost import MAX_BITS, MAX_TERMS, spend
+from services.verifier.cost import MAX_TERMS, spend
 from services.verifier.syntax import Group, Matrix, Node, Num, Op, Relation, Sym, Text, walk
+from services.verifier.values import (
+    MP,
+    OPERATIONS,
+    SLOW,
+    TOLERANCE,
+    TURNING,
+    Extreme,
+    Undefined,
+    held,
+    plus,
+    times,
+    to_mp,
+    weight,
+)
 from services.verifier.vocabulary import MAGNITUDES
 
 if TYPE_CHECKING:
-    from mpmath import mpc, mpf
+    from services.verifier.values import Value
 
-    Value = Fraction | mpf | mpc
-
-MP = MPContext()
-MP.prec = 190
-MAX_MAGNITUDE = 200_000
-"""Largest binary logarithm of a value; beyond it a value is only known to be extreme."""
-TOLERANCE = MP.mpf(10) ** -35
 DISTINCT_SAMPLES = 3
+
+
 INTEGER_NAMES = frozenset("nmkNMKjl")
-
-
-class Undefined(Exception):
-    """There is no value at this point."""
-
-
-class Extreme(Exception):
-    """The value is too large or too small to be held."""
 
 
 class Uncountable(Exception):
@@ -113,14 +111,14 @@ class Evaluator:
                 raise Uncountable
             case _ if name in OPERATIONS:
                 values = [self.value(arg) for arg in args]
-                spend(1 + sum(map(_weight, values)) if name not in SLOW else 12)
+                spend(1 + sum(map(weight, values)) if name not in SLOW else 12)
                 if name in TURNING:
                     values = [
-                        _times(value, MP.pi() / 180) if _is_degrees(arg) else value
+                        times(value, MP.pi() / 180) if _is_degrees(arg) else value
                         for arg, value in zip(args, values, strict=True)
                     ]
                 try:
-                    return _held(OPERATIONS[name](*values))
+                    return held(OPERATIONS[name](*values))
                 except (ZeroDivisionError, ValueError, TypeError):
                     raise Undefined from None
                 except (OverflowError, MemoryError):
@@ -149,7 +147,7 @@ class Evaluator:
         for index in range(int(low), int(high) + 1):
             spend(1)
             term = self._with({variable: Fraction(index)}).value(body)
-            total = _held(_plus(total, term) if kind == "sum" else _times(total, term))
+            total = held(plus(total, term) if kind == "sum" else times(total, term))
         return total
 
     def _calculus(self, name: str, args: tuple[Node, ...]) -> "Value":
@@ -196,7 +194,7 @@ def _determinant(rows: "list[list[Value]]") -> "Value":
     total: Value = Fraction(0)
     for column, entry in enumerate(rows[0]):
         minor = _determinant([row[:column] + row[column + 1 :] for row in rows[1:]])
-        total = _plus(total, _times(_times(Fraction(-1 if column % 2 else 1), entry), minor))
+        total = plus(total, times(times(Fraction(-1 if column % 2 else 1), entry), minor))
     return total
 
 
@@ -211,11 +209,6 @@ def _pseudo(name: str, content: str) -> Fraction:
     return 1 + Fraction(int.from_bytes(seed, "big"), 1 << 96)
 
 
-def to_mp(value: "Value") -> "mpf | mpc":
-    """A value as a floating number of fifty digits."""
-    return MP.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
-
-
 def _digits(value: "Value") -> str:
     number = to_mp(value)
     if abs(number) < TOLERANCE:
@@ -227,301 +220,6 @@ def _digits(value: "Value") -> str:
             else f"{_digits(number.real)}+{_digits(number.imag)}i"
         )
     return str(MP.nstr(number, 25))
-
-
-def _held(value: "Value") -> "Value":
-    """The value if it is a number that can be held."""
-    if isinstance(value, Fraction):
-        if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-            return _held(to_mp(value))
-        return value
-    if MP.isnan(value):
-        raise Undefined
-    if MP.isinf(value):
-        return value
-    if value and abs(MP.mag(value)) > MAX_MAGNITUDE:
-        raise Extreme
-    return value
-
-
-def _plus(a: "Value", b: "Value") -> "Value":
-    return a + b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_mp(a) + to_mp(b)
-
-
-def _times(a: "Value", b: "Value") -> "Value":
-    return a * b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_mp(a) * to_mp(b)
-
-
-def _over(a: "Value", b: "Value") -> "Value":
-    return a / b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_mp(a) / to_mp(b)
-
-
-def _sum(*values: "Value") -> "Value":
-    total = values[0]
-    for value in values[1:]:
-        total = _plus(total, value)
-    return total
-
-
-def _weight(value: "Value") -> int:
-    """Steps that an operation on a value costs beyond the first."""
-    return (
-        value.numerator.bit_length() // 4_000 + value.denominator.bit_length() // 1_000
-        if isinstance(value, Fraction)
-        else 0
-    )
-
-
-def _size(value: "Value") -> int:
-    """An upper bound of the absolute binary logarithm, at least 1."""
-    if isinstance(value, Fraction):
-        return max(value.numerator.bit_length(), value.denominator.bit_length(), 1)
-    return max(abs(int(MP.mag(value))), 1) if value and not MP.isinf(value) else 1
-
-
-def _power(base: "Value", exponent: "Value") -> "Value":
-    if isinstance(exponent, Fraction):
-        if exponent.denominator == 1:
-            power = exponent.numerator
-            if isinstance(base, Fraction):
-                if abs(base) in (0, 1):
-                    return base**power if abs(base) == 0 else (base if power % 2 else Fraction(1))
-                if _size(base) * abs(power) <= MAX_BITS:
-                    return base**power
-            if _log2(base) * abs(power) > MAX_MAGNITUDE:
-                raise Extreme
-            return to_mp(base) ** power
-        if isinstance(base, Fraction):
-            root = _exact_root(base, exponent.denominator)
-            if root is not None:
-                return _power(root, Fraction(exponent.numerator))
-        number = to_mp(base)
-        if not isinstance(number, MP.mpc) and number < 0 and exponent.denominator % 2:
-            size = _power(-number, exponent)
-            return -to_mp(size) if exponent.numerator % 2 else size
-    if isinstance(base, Fraction) and base == 0:
-        if to_mp(exponent).real <= 0:
-            raise Undefined
-        return Fraction(0)
-    if _log2(base) * abs(to_mp(exponent)) > MAX_MAGNITUDE:
-        raise Extreme
-    return to_mp(base) ** to_mp(exponent)
-
-
-def _log2(value: "Value") -> float:
-    number = abs(to_mp(value))
-    if not number or MP.isinf(number):
-        return 1.0
-    return max(abs(float(MP.log(number, 2))), 1e-6)
-
-
-def _exact_root(base: Fraction, degree: int) -> Fraction | None:
-    """The rational root where there is one; the real root of a negative number for an odd degree."""
-    if degree > 12 or (base < 0 and degree % 2 == 0):
-        return None
-    top, bottom = _integer_root(abs(base.numerator), degree), _integer_root(base.denominator, degree)
-    if top is None or bottom is None:
-        return None
-    return Fraction(-top if base < 0 else top, bottom)
-
-
-def _integer_root(number: int, degree: int) -> int | None:
-    if degree == 2:
-        root = math.isqrt(number)
-        return root if root * root == number else None
-    if number.bit_length() > 900:
-        return None
-    guess = round(number ** (1 / degree))
-    return next((root for root in (guess - 1, guess, guess + 1) if root >= 0 and root**degree == number), None)
-
-
-def _root(base: "Value", degree: "Value") -> "Value":
-    return _power(base, _over(Fraction(1), degree))
-
-
-def _integer(value: "Value") -> int:
-    if isinstance(value, Fraction) and value.denominator == 1:
-        return value.numerator
-    raise ValueError(value)
-
-
-def _factorial(value: "Value") -> "Value":
-    if isinstance(value, Fraction) and value.denominator == 1:
-        if value < 0:
-            raise Undefined
-        if value <= 1000:
-            return Fraction(math.factorial(value.numerator))
-    if abs(to_mp(value)) > 20_000:
-        raise Extreme
-    return MP.gamma(to_mp(value) + 1)
-
-
-def _binomial(top: "Value", bottom: "Value") -> "Value":
-    if (
-        isinstance(top, Fraction)
-        and isinstance(bottom, Fraction)
-        and top.denominator == bottom.denominator == 1
-        and 0 <= top <= 3000
-        and bottom >= 0
-    ):
-        return Fraction(math.comb(top.numerator, bottom.numerator))
-    if max(abs(to_mp(top)), abs(to_mp(bottom))) > 100_000:
-        raise Extreme
-    return MP.binomial(to_mp(top), to_mp(bottom))
-
-
-def _permutations(top: "Value", bottom: "Value") -> "Value":
-    n, k = _integer(top), _integer(bottom)
-    if max(n, k) > 1000 or min(n, k) < 0:
-        raise Extreme
-    return Fraction(math.perm(n, k))
-
-
-def _real(value: "Value") -> "Value":
-    number = to_mp(value)
-    if isinstance(number, MP.mpc):
-        if abs(number.imag) > TOLERANCE * max(abs(number), 1):
-            raise Undefined
-        return number.real
-    return value
-
-
-def _floor(value: "Value") -> "Value":
-    value = _real(value)
-    if isinstance(value, Fraction):
-        return Fraction(math.floor(value))
-    nearest = MP.nint(value)
-    return Fraction(int(nearest if abs(value - nearest) < TOLERANCE * max(abs(value), 1) else MP.floor(value)))
-
-
-def _ceil(value: "Value") -> "Value":
-    return _times(Fraction(-1), _floor(_times(Fraction(-1), value)))
-
-
-def _log(value: "Value", base: "Value | None" = None) -> "Value":
-    if isinstance(value, Fraction) and value == 1:
-        return Fraction(0)
-    if value == 0:
-        raise Undefined
-    logarithm = MP.log(to_mp(value))
-    return logarithm if base is None else logarithm / MP.log(to_mp(base))
-
-
-def _exp(value: "Value") -> "Value":
-    if abs(to_mp(value)) > MAX_MAGNITUDE:
-        raise Extreme
-    return MP.exp(to_mp(value))
-
-
-def _extremum(largest: bool, values: "tuple[Value, ...]") -> "Value":
-    ordered = sorted((_real(value) for value in values), key=to_mp)
-    return ordered[-1 if largest else 0]
-
-
-def _sign(value: "Value") -> "Value":
-    value = _real(value)
-    return Fraction((to_mp(value) > 0) - (to_mp(value) < 0))
-
-
-def _function(name: str) -> "object":
-    function = getattr(MP, name)
-
-    def apply(value: "Value") -> "Value":
-        if abs(to_mp(value)) > 10**30:
-            raise Extreme
-        return function(to_mp(value))
-
-    return apply
-
-
-FUNCTION_NAMES = (
-    "sin",
-    "cos",
-    "tan",
-    "sec",
-    "csc",
-    "cot",
-    "sinh",
-    "cosh",
-    "tanh",
-    "sech",
-    "csch",
-    "coth",
-    "asin",
-    "acos",
-    "atan",
-    "acot",
-    "asec",
-    "acsc",
-    "asinh",
-    "acosh",
-    "atanh",
-    "erf",
-)
-OPERATIONS = {
-    "add": _sum,
-    "neg": lambda value: -value,
-    "mul": _times,
-    "div": _over,
-    "ratio": lambda first, second: _over(first, second),
-    "pow": _power,
-    "percent": lambda value: _over(value, Fraction(100)),
-    "degrees": lambda value: value,
-    "factorial": _factorial,
-    "binomial": _binomial,
-    "permutations": _permutations,
-    "sqrt": lambda value: _power(value, Fraction(1, 2)),
-    "cbrt": lambda value: _power(value, Fraction(1, 3)),
-    "root": _root,
-    "abs": abs,
-    "floor": _floor,
-    "ceil": _ceil,
-    "sign": _sign,
-    "gcd": lambda *values: Fraction(math.gcd(*map(_integer, values))),
-    "lcm": lambda *values: Fraction(math.lcm(*map(_integer, values))),
-    "max": lambda *values: _extremum(True, values),
-    "min": lambda *values: _extremum(False, values),
-    "ln": _log,
-    "log": _log,
-    "lg": lambda value, base=Fraction(10): _log(value, base),
-    "log2": lambda value: _log(value, Fraction(2)),
-    "exp": _exp,
-    "re": lambda value: to_mp(value).real,
-    "im": lambda value: to_mp(value).imag,
-    "conjugate": lambda value: MP.conj(to_mp(value)),
-    "arg": lambda value: MP.arg(to_mp(value)),
-    "mod": lambda a, b: Fraction(_integer(a) % _integer(b)),
-    **{name: _function(name) for name in FUNCTION_NAMES},
-}
-SLOW = frozenset(
-    [
-        "pow",
-        "sqrt",
-        "cbrt",
-        "root",
-        "ln",
-        "log",
-        "lg",
-        "log2",
-        "exp",
-        "factorial",
-        "binomial",
-        "arg",
-        *(name for name in FUNCTION_NAMES),
-    ]
-)
-TURNING = frozenset(["sin", "cos", "tan", "sec", "csc", "cot"])
-
-
-def near(a: "Value", b: "Value") -> bool:
-    """Whether two values are equal: exactly for rationals, else to 35 digits."""
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    x, y = to_mp(a), to_mp(b)
-    if MP.isinf(x) or MP.isinf(y):
-        return bool(x == y)
-    size = max(abs(x), abs(y))
-    return bool(abs(x - y) <= TOLERANCE * (size if min(abs(x), abs(y)) else max(size, 1)))
 
 
 @lru_cache(maxsize=1024)

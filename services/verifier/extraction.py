@@ -247,12 +247,8 @@ def last_formula(text: str) -> tuple[int, str] | None:
 
 def last_number(text: str) -> tuple[int, str] | None:
     """The last number of a prose text and where it starts, with its sign, currency, percent sign and denominator."""
-    last = None
-    for last in NUMBER.finditer(text):
-        pass
-    if last is None:
-        for last in CJK_NUMBER.finditer(text):
-            pass
+    found = list(NUMBER.finditer(text)) or list(CJK_NUMBER.finditer(text))
+    last = found[-1] if found else None
     return (last.start(), last[0].strip()) if last else None
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from services.verifier.choice import extract_choice, gold_letters, item_letters
-from services.verifier.comparison import compare, free_names
+from services.verifier.comparison import compare
 from services.verifier.cost import MAX_DEPTH, MAX_LENGTH, SERVER_STEPS, Exhausted, allowance, nesting, refusal
 from services.verifier.extraction import PROSE, answer_region, extract_math, last_box, lone_number
 from services.verifier.math_exact import numbers_equal, parse_number
 from services.verifier.normal import clean, normal_form, squeeze, string_form
 from services.verifier.parser import parse
+from services.verifier.scalars import free_names
 from services.verifier.syntax import Node, Unparsed
 from services.verifier.words import compare_words
 from shared.grading import Method, Verdict, VerifyItem

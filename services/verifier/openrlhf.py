@@ -102,10 +102,8 @@ def response_of(query: str, prompt: str) -> str:
     """The response in a whole sequence, without the prompt and special tokens."""
     if prompt and query.startswith(prompt):
         return strip_special(query[len(prompt) :])
-    last = None
-    for last in ASSISTANT.finditer(query):
-        pass
-    return strip_special(query[last.end() :] if last else query)
+    headers = list(ASSISTANT.finditer(query))
+    return strip_special(query[headers[-1].end() :] if headers else query)
 
 
 def strip_special(text: str) -> str:

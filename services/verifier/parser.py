@@ -118,13 +118,8 @@ class Parser(Commands):
                 and not (self._is(r"\circ") and self._peek().kind == "end")
             ):
                 name = PRODUCT_SIGNS[self._take().text]
-                right = (
-                    Op("neg", (self._factor(),))
-                    if self._accept("-")
-                    else self._factor()
-                    if not self._accept("+")
-                    else self._factor()
-                )
+                sign = self._take().text if self._is("-", "+") else "+"
+                right = self._factor() if sign == "+" else Op("neg", (self._factor(),))
                 if (
                     name == "div"
                     and isinstance(right, Num | Sym)

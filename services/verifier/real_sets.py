@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from services.verifier.evaluation import MP, Evaluator, Extreme, Uncountable, Undefined, near, to_mp
+from services.verifier.evaluation import Evaluator, Uncountable
 from services.verifier.syntax import Group, Node, Op, Relation, Sym, walk
+from services.verifier.values import MP, Extreme, Undefined, near, to_mp
 
 if TYPE_CHECKING:
-    from services.verifier.evaluation import Value
+    from services.verifier.values import Value
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
 MAX_SPANS = 64

@@ -17,8 +17,10 @@ from services.verifier.settings import VerifierSettings
 from services.verifier.task import Task
 from shared.errors import Overloaded
 from shared.grading import Verdict, VerifyItem, VerifyResult
+from shared.telemetry import get_logger
 
 Key = tuple[str, tuple[str, ...], str | None, str, tuple[str, ...]]
+LOG = get_logger(__name__)
 SLICE_SECONDS = 0.002
 """How long the server grades before it lets the event loop turn."""
 
@@ -86,7 +88,13 @@ class Verifier:
             self._cache.move_to_end(key)
             self._metrics.cache_hits.inc()
             return _result(item, extracted, known, start, cached=True)
-        decision = decide(item, extracted)
+        try:
+            decision = decide(item, extracted)
+        except Exception as error:  # noqa: BLE001 - a fault of the grader fails its item, never the batch
+            LOG.exception("grading.failed", item=item.id, kind=item.kind)
+            return _result(
+                item, extracted, Decision(Verdict.ERROR, None, f"The grader failed: {error!r}."[:200]), start
+            )
         if isinstance(decision, Decision):
             self._remember(key, decision)
             return _result(item, extracted, decision, start)

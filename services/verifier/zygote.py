@@ -67,7 +67,7 @@ def answer(line: bytes) -> Outcome:
         return Outcome(failure="Computer algebra has no word for a part of the formula.")
     except RecursionError:
         return Outcome(failure="The answer is nested too deeply.")
-    except Exception as error:  # computer algebra raises whatever it likes; the outcome must say so
+    except Exception as error:  # noqa: BLE001 - computer algebra raises whatever it likes; the outcome must say so
         return Outcome(failure=f"{type(error).__name__}: {error}"[:200])
 
 

@@ -1,0 +1,266 @@
+"""Whether two expressions without lists and relations are the same: literals, units, letters, values."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from services.verifier.evaluation import Evaluator, Uncountable, points
+from services.verifier.math_exact import Number, numbers_equal
+from services.verifier.syntax import Group, Node, Num, Op, Sym, Text, walk
+from services.verifier.values import MP, TOLERANCE, Extreme, Undefined, near
+from services.verifier.vocabulary import GREEK, MAGNITUDES
+
+if TYPE_CHECKING:
+    from services.verifier.values import Value
+
+CONSTANT_NAMES = frozenset(["pi", "e", "i", "infinity", "nan", "...", *MAGNITUDES])
+
+
+AMOUNT = re.compile(
+    r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|pairs?|plus|minus|times|squared|cubed)\b"
+)
+
+
+UNITS = frozenset(
+    "mm cm dm m km in ft yd mi mg g kg lb oz s sec ms min h hr hrs ml mL L l J kJ N kN W kW MW V kV A mA K C F Hz kHz MHz GHz Pa kPa MPa GPa mol mmol eV keV MeV GeV mph kmh"
+    " rad deg sr cc ha bar atm cal kcal nm um T Wb ohm dB rpm bps kbps Mbps Gbps ns us ly pc AU USD EUR cents".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What an expression holds: its variables (bound ones too), the imaginary unit, calculus, words, an ellipsis."""
+
+    names: frozenset[str]
+    imaginary: bool
+    calculus: bool
+    words: bool
+    ellipsis: bool
+
+
+@lru_cache(maxsize=8192)
+def traits(node: Node) -> Traits:
+    """The traits of a node, by one walk."""
+    names: set[str] = set()
+    calculus = words = False
+    for part in walk(node):
+        match part:
+            case Sym(name):
+                names.add(name)
+            case Text():
+                words = True
+            case Op(name, _):
+                calculus = calculus or name.startswith(("integral:", "limit:", "derivative", "series:"))
+            case _:
+                pass
+    free = frozenset(name for name in names if name not in CONSTANT_NAMES and not name.startswith("@"))
+    return Traits(free, "i" in names, calculus, words, "..." in names)
+
+
+def free_names(node: Node) -> frozenset[str]:
+    """The variables of an expression; bound ones too."""
+    return traits(node).names
+
+
+def is_constant(node: Node) -> bool:
+    return not free_names(node) and not isinstance(node, Text)
+
+
+def literal(node: Node) -> Number | None:
+    """The number of a node that is a numeral, with the digits it was written with."""
+    match node:
+        case Num(value, digits):
+            return Number(value, digits)
+        case Op("neg", (inner,)):
+            number = literal(inner)
+            return None if number is None else Number(-number.value, number.digits, number.percent)
+        case Op("percent", (inner,)):
+            number = literal(inner)
+            return (
+                None
+                if number is None
+                else Number(number.value / 100, None if number.digits is None else number.digits + 2, True)
+            )
+        case Op("degrees", (inner,)):
+            return literal(inner)
+        case Op("mul", (Num(value, digits), Op("pow", (Num(ten), power)))) if ten == 10:
+            exponent = literal(power)
+            if exponent is None or exponent.value.denominator != 1 or abs(exponent.value) > 400:
+                return None
+            shift = int(exponent.value)
+            return Number(
+                value * Fraction(10) ** shift, None if digits is None and shift >= 0 else (digits or 0) - shift
+            )
+        case Op("div", (top, bottom)):
+            above, below = literal(top), literal(bottom)
+            if (
+                above is None
+                or below is None
+                or not below.value
+                or above.digits is not None
+                or below.digits is not None
+            ):
+                return None
+            return Number(above.value / below.value)
+        case Group(_, (single,)):
+            return literal(single)
+        case _:
+            return None
+
+
+def _unit_like(node: Node) -> bool:
+    match node:
+        case Text(words):
+            return not AMOUNT.search(words)
+        case Sym(name):
+            return name in UNITS or (
+                len(name) > 2
+                and name.isalpha()
+                and name not in GREEK
+                and name not in CONSTANT_NAMES
+                and not AMOUNT.fullmatch(name)
+            )
+        case Op("pow", (base, Num())) | Op("pow", (base, Op("neg", (Num(),)))):
+            return _unit_like(base)
+        case Op("mul" | "div", args):
+            return all(_unit_like(arg) for arg in args)
+        case _:
+            return False
+
+
+def without_unit(node: Node) -> Node:
+    """The number of `5 cm`, `5 m/s`, `64 square feet`, `about 5`; other nodes as they are."""
+    match node:
+        case Op("mul", (amount, unit)) if _unit_like(unit) and not _unit_like(amount):
+            return without_unit(amount)
+        case Op("mul", (word, amount)) if (
+            _unit_like(word) and not _unit_like(amount) and not (isinstance(word, Sym) and len(word.name) < 3)
+        ):
+            return without_unit(amount)
+        case Op("mul", (amount, Op("mul", (Sym(a), Sym(b))))) if a + b in UNITS:
+            return without_unit(amount)
+        case Op("div", (amount, unit)) if _unit_like(unit) and not _unit_like(amount):
+            return without_unit(amount)
+        case Op("neg", (inner,)):
+            stripped = without_unit(inner)
+            return node if stripped is inner else Op("neg", (stripped,))
+        case Op("percent" | "ratio" as name, (*rest, last)):
+            return Op(name, (*rest, without_unit(last)))
+        case _:
+            return node
+
+
+def compare_scalars(gold: Node, answer: Node) -> bool | None:
+    if free_names(gold) != free_names(answer) or traits(gold).words or traits(answer).words:
+        bare_gold, bare_answer = without_unit(gold), without_unit(answer)
+        if (bare_gold is not gold or bare_answer is not answer) and _units_agree(gold, bare_gold, answer, bare_answer):
+            gold, answer = bare_gold, bare_answer
+    wanted, found = literal(gold), literal(answer)
+    if wanted is not None and found is not None:
+        return numbers_equal(wanted, found)
+    match gold, answer:
+        case (Sym(), Sym()) | (Sym(), Op("mul", _)) | (Op("mul", _), Sym()):
+            names = _letters(gold), _letters(answer)
+            if None not in names and len(names[0] or "") > 1 and (names[0] or "").lower() == (names[1] or "").lower():
+                return True
+        case Op(name, (Num(digits),)), Num(plain) if name.startswith("sub:"):
+            return digits == plain
+        case _:
+            pass
+    if traits(gold).ellipsis or traits(answer).ellipsis:
+        return False
+    return _same_values(gold, answer, wanted, found)
+
+
+def _units_agree(gold: Node, bare_gold: Node, answer: Node, bare_answer: Node) -> bool:
+    """Units that only one side has, or that both spell in words, are left out; two different unit symbols are not."""
+    if bare_gold is gold or bare_answer is answer:
+        return True
+    known = [
+        {part.name for part in walk(node) if isinstance(part, Sym) and part.name in UNITS}
+        | {part.words for part in walk(node) if isinstance(part, Text) and part.words in UNITS}
+        for node in (gold, answer)
+    ]
+    return not (known[0] and known[1] and known[0] != known[1])
+
+
+def _letters(node: Node) -> str | None:
+    """The word that a product of letters spells."""
+    match node:
+        case Sym(name):
+            return name if re.fullmatch("[A-Za-z]+", name) else None
+        case Op("mul", (left, right)):
+            a, b = _letters(left), _letters(right)
+            return None if a is None or b is None else a + b
+        case _:
+            return None
+
+
+def _same_values(gold: Node, answer: Node, wanted: Number | None, found: Number | None) -> bool | None:
+    """Whether two expressions have the same values; at points where only one is defined or real, neither counts."""
+    names = free_names(gold) | free_names(answer)
+    imaginary = traits(gold).imaginary or traits(answer).imaginary
+    undecided = None if traits(gold).calculus or traits(answer).calculus else False
+    met = 0
+    for place in range(len(points(names))):
+        a, b = value_at(gold, names, place), value_at(answer, names, place)
+        if a == "uncountable" or b == "uncountable":
+            return _same_prints(gold, answer, names)
+        if a == "extreme" or b == "extreme":
+            return None if a == b else False
+        if isinstance(a, str) or isinstance(b, str) or (names and not imaginary and (_is_complex(a) or _is_complex(b))):
+            continue
+        met += 1
+        if near(a, b) or (
+            not names
+            and not _is_complex(a)
+            and not _is_complex(b)
+            and numbers_equal(wanted or _as_number(a), found or _as_number(b))
+        ):
+            continue
+        return undecided
+    if met >= (2 if names else 1):
+        return True
+    return undecided if undecided is None else _same_prints(gold, answer, names)
+
+
+@lru_cache(maxsize=8192)
+def value_at(node: Node, names: frozenset[str], place: int) -> "Value | Literal['undefined', 'extreme', 'uncountable']":
+    """An expression's value at one of `points`, or why it has none."""
+    try:
+        return Evaluator(points(names)[place]).value(node)
+    except Undefined:
+        return "undefined"
+    except Extreme:
+        return "extreme"
+    except Uncountable:
+        return "uncountable"
+
+
+def _same_prints(gold: Node, answer: Node, names: frozenset[str]) -> bool | None:
+    """As a last resort, structures agree part by part."""
+    try:
+        return all(
+            Evaluator(point).fingerprint(gold) == Evaluator(point).fingerprint(answer) for point in points(names)
+        )
+    except (Undefined, Extreme, Uncountable):
+        return None if traits(gold).calculus or traits(answer).calculus else False
+
+
+def _is_complex(value: "Value") -> bool:
+    return isinstance(value, MP.mpc) and abs(value.imag) > TOLERANCE * max(abs(value), 1)
+
+
+def _as_number(value: "Value") -> Number:
+    """A computed value as an exact number."""
+    if isinstance(value, Fraction):
+        return Number(value)
+    real = MP.re(value)
+    if MP.isinf(real) or MP.isnan(real):
+        return Number(Fraction(10) ** 400 * (1 if real > 0 else -1))
+    sign, mantissa, exponent, _ = real._mpf_
+    if abs(exponent) > 20_000:
+        return Number(Fraction(10) ** 400)
+    return Number(Fraction(int(mantissa)) * Fraction(2) ** exponent * (-1 if sign else 1))
