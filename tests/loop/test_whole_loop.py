@@ -75,7 +75,7 @@ async def test_a_job_goes_from_problems_to_a_better_policy(
     # Every trajectory is in the dataset exactly once, and nothing is left behind in the stream.
     recorded = [(row.group, row.k) for row in read_part(dataset_folder(settings.runs_root, job, "rollout-0"))]
     assert sorted(recorded) == [(group, k) for group in range(len(PROBLEMS)) for k in range(4)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await redis.xlen(keys.trajectories(job)):
             await asyncio.sleep(0.05)
     page = (await service.get(f"/v1/jobs/{job}/trajectories", params={"limit": 1000})).json()

@@ -63,12 +63,12 @@ async def test_cancelling_ends_the_job_and_leaves_no_request_behind(
 ) -> None:
     engine.latency_s = 30
     job = await submit(service)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not engine.in_flight:
             await asyncio.sleep(0.02)
     assert (await service.delete(f"/v1/jobs/{job}")).status_code == 202
     assert (await finish(service, job)).state is State.CANCELLED
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while engine.in_flight:
             await asyncio.sleep(0.02)
     assert (await service.delete(f"/v1/jobs/{job}")).status_code == 202
@@ -100,7 +100,10 @@ async def test_a_job_whose_training_fails_says_why(service: httpx.AsyncClient, r
 async def test_a_trained_policy_is_loaded_before_it_is_evaluated(
     service: httpx.AsyncClient, redis: Redis, engine: FakeEngine
 ) -> None:
-    job = await submit(service, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS}], refresh={"stages": 2})
+    few = {"trajectories": 2}
+    job = await submit(
+        service, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS}], refresh={"stages": 2}, sampling=few
+    )
     for stage in range(2):
         await until(service, job, lambda status: len(status.rollouts) > stage and status.phase == "train")  # noqa: B023
         entry = ((await redis.xrevrange(keys.TRAININGS, count=1)) or [])[0][1] or {}
@@ -134,11 +137,20 @@ async def test_an_engine_that_restarts_is_given_the_policy_again(
     await redis.set(keys.training(job, 0), done.model_dump_json())
     await until(service, job, lambda status: len(engine.loads) == 1 and engine.in_flight > 0)
     engine.down = True
-    await until(service, job, lambda status: engine.refused > 0)
+    # An engine takes seconds to come back: by then every request to the old one has failed.
+    async with asyncio.timeout(60):
+        while not engine.refused or f'drift_engine_in_flight{{engine="{engine.url}"}} 0.0' not in await metrics(
+            service
+        ):
+            await asyncio.sleep(0.02)
     engine.restart()
     status = await finish(service, job)
     assert engine.loads == ["/weights/stage-0", "/weights/stage-0"]
     assert status.evaluations[-1].multi_at[0] == 1
+
+
+async def metrics(service: httpx.AsyncClient) -> str:
+    return (await service.get("/metrics")).text
 
 
 async def test_weights_that_no_engine_can_load_fail_the_job(
