@@ -26,7 +26,7 @@ $(READY): $(LOCK) pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: install demo test lint types imports up down lock clean help
+.PHONY: install demo test test-faults lint types imports up down lock clean help
 
 install: $(READY) ## Make .venv with everything in it
 
@@ -35,6 +35,9 @@ demo: $(READY) ## Train a small model to get better at trying again, start to en
 
 test: $(READY) ## All tests: unit, properties, loop, and the real engine end to end
 	$(BIN)/python -m pytest
+
+test-faults: $(READY) ## A hundred SIGKILLs over all processes of the rollout side
+	DRIFT_FAULTS=100 $(BIN)/python -m pytest tests/rollout/test_faults.py
 
 lint: $(READY) ## Style: ruff
 	$(BIN)/ruff check .
