@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import FastAPI, Header, Path, Query, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
 from services.rollout.conductor import Conductor
 from services.rollout.datasets import count_problems
 from services.rollout.engines import Engines
+from services.rollout.events import check_event_id, follow
 from services.rollout.grader import Grader
 from services.rollout.jobs import Jobs
 from services.rollout.policy import Policies
@@ -157,6 +158,18 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
         """Go on with a paused job."""
         status = await jobs.resume(job)
         return Accepted(id=status.id, state=status.state)
+
+    @app.get("/v1/jobs/{job}/events", tags=["jobs"], response_class=StreamingResponse)
+    async def list_events(
+        job: JobId, last_event_id: Annotated[str | None, Header(max_length=64)] = None
+    ) -> StreamingResponse:
+        """Server-sent events until the job ends: `status` (JobStatus) and `training` (TrainingStatus)."""
+        await jobs.get(job)
+        return StreamingResponse(
+            follow(redis, job, check_event_id(last_event_id)),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store"},
+        )
 
     @app.get("/v1/jobs/{job}/trajectories", tags=["jobs"])
     async def list_trajectories(

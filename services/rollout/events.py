@@ -1,0 +1,50 @@
+"""A job's events as server-sent events: every change of its status, every step of its training.
+
+Ids are the stream's own, so that a client that comes back with `Last-Event-ID` misses and repeats nothing
+(as long as the event is among the newest ten thousand).
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+from redis.asyncio import Redis
+
+from shared import keys
+from shared.errors import SpecError
+from shared.job import JobStatus
+
+POLL_S = 0.3
+KEEP_ALIVE_S = 15.0
+_BATCH = 100
+_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+
+def check_event_id(last: str | None) -> str:
+    """The id to go on after; from the beginning where none is given. Raises `SpecError`."""
+    if last is None:
+        return "0-0"
+    if not _ID.fullmatch(last):
+        raise SpecError(f"Last-Event-ID {last[:40]!r} is not an event's id.", remedy="Send the last id received.")
+    return last
+
+
+async def follow(redis: Redis, job: str, last: str) -> AsyncIterator[str]:
+    """Events after `last` in the text/event-stream format; ends with the job."""
+    loop = asyncio.get_running_loop()
+    spoke = loop.time()
+    while True:
+        # Polled, not blocked on: every open page would hold a connection to Redis.
+        entries = await redis.xrange(keys.events(job), min=f"({last}", count=_BATCH) or []
+        for entry, fields in entries:
+            last, kind, data = str(entry), (fields or {})["type"], (fields or {})["data"]
+            yield f"id: {last}\nevent: {kind}\ndata: {data}\n\n"
+            if kind == "status" and JobStatus.model_validate_json(data).state.final:
+                return
+        if entries:
+            spoke = loop.time()
+            continue
+        if loop.time() - spoke > KEEP_ALIVE_S:
+            spoke = loop.time()
+            yield ": still there\n\n"
+        await asyncio.sleep(POLL_S)
