@@ -7,7 +7,6 @@ interval answers an inequality.
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from services.verifier.cost import spend
 from services.verifier.evaluation import Evaluator, Uncountable, points
@@ -15,10 +14,7 @@ from services.verifier.real_sets import FLIPPED, is_set_like, real_set, sets_equ
 from services.verifier.scalars import compare_scalars, free_names, is_constant
 from services.verifier.settling import is_label, settled, word_of
 from services.verifier.syntax import Group, Matrix, Node, Op, Relation, Sym
-from services.verifier.values import MP, TOLERANCE, Undefined, near, to_mp
-
-if TYPE_CHECKING:
-    from services.verifier.values import Value
+from services.verifier.values import MP, TOLERANCE, Undefined, Value, near, to_mp
 
 MAX_ITEMS = 64
 
@@ -46,7 +42,11 @@ def _is_ellipsis(node: Node) -> bool:
 
 
 def _labels_agree(gold: Node, answer: Node) -> bool:
-    return gold == answer or word_of(gold) == word_of(answer) or not (isinstance(gold, Sym) and isinstance(answer, Sym))
+    """Whether two labels may name the same thing: words and functions may differ, variables must be the same."""
+    named = all(
+        isinstance(label, Sym) or (isinstance(label, Op) and label.name in ("mul", "add")) for label in (gold, answer)
+    )
+    return gold == answer or word_of(gold) == word_of(answer) or not named
 
 
 def _compare_relations(gold: Node, answer: Node) -> bool | None:
@@ -58,15 +58,10 @@ def _compare_relations(gold: Node, answer: Node) -> bool | None:
                 return compare(value, answer)
             return False
         case _, Relation(signs, (label, *_, value)) if signs and set(signs) <= {"=", "~"}:
-            value = (
-                Relation(signs, answer.sides).sides[-2] if signs[-1] == "~" and isinstance(answer, Relation) else value
-            )
-            verdict = compare(gold, value)
-            if verdict is True and not (is_label(label) or is_constant(value)):
+            if not (is_label(label) or is_constant(label)):
                 return False
-            if verdict is not True and is_constant(label) and len(signs) == 1 and not is_constant(gold):
-                return verdict
-            return verdict
+            exact = answer.sides[-2] if signs[-1] == "~" and isinstance(answer, Relation) else value
+            return compare(gold, exact)
         case _:
             return False
 
@@ -205,14 +200,16 @@ def _compare_groups(gold: Group, answer: Group) -> bool | None:
     kinds = {gold.kind, answer.kind}
     if gold.kind == answer.kind == "builder":
         return _all(compare(g, a) for g, a in zip(gold.items, answer.items, strict=True))
-    if "builder" in kinds or ({"(]", "[)"} & kinds and len(kinds) > 1):
+    if kinds in ({"()", "tuple"}, {"[]", "list"}):
+        return _ordered(gold.items, answer.items)
+    if "builder" in kinds or ({"(]", "[)", "()", "[]"} & kinds and len(kinds) > 1):
         return False
     if kinds == {"tuple", "list"} and len(gold.items) == 2:
         return False
+    if gold.kind == answer.kind == "set" and len(gold.items) != len(answer.items):
+        return _unordered(_distinct(gold.items), _distinct(answer.items))
     if "set" in kinds and kinds != {"set", "tuple"}:
-        if len(gold.items) == len(answer.items) and (verdict := _unordered(gold.items, answer.items)) is not False:
-            return verdict
-        return len(gold.items) != len(answer.items) and _unordered(_distinct(gold.items), _distinct(answer.items))
+        return _unordered(gold.items, answer.items)
     if kinds == {"bare"}:
         return _compare_lists(gold.items, answer.items)
     if gold.kind == "bare":

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from services.verifier.cost import MAX_TERMS, spend
 from services.verifier.syntax import Group, Matrix, Node, Num, Op, Relation, Sym, Text, walk
@@ -21,6 +20,7 @@ from services.verifier.values import (
     TURNING,
     Extreme,
     Undefined,
+    Value,
     held,
     plus,
     times,
@@ -28,9 +28,6 @@ from services.verifier.values import (
     weight,
 )
 from services.verifier.vocabulary import MAGNITUDES
-
-if TYPE_CHECKING:
-    from services.verifier.values import Value
 
 DISTINCT_SAMPLES = 3
 
@@ -45,11 +42,11 @@ class Uncountable(Exception):
 class Evaluator:
     """Evaluates nodes at one point; `calculus` tells whether an integral, limit, derivative or infinite series was met."""
 
-    def __init__(self, point: Mapping[str, "Value"]) -> None:
+    def __init__(self, point: Mapping[str, Value]) -> None:
         self._point = point
         self.calculus = False
 
-    def value(self, node: Node) -> "Value":
+    def value(self, node: Node) -> Value:
         """The node's value; raises `Undefined`, `Extreme` or `Uncountable`."""
         match node:
             case Num(value):
@@ -80,7 +77,7 @@ class Evaluator:
             case _:
                 return _digits(self.value(node))
 
-    def _symbol(self, name: str) -> "Value":
+    def _symbol(self, name: str) -> Value:
         if name in self._point:
             return self._point[name]
         match name:
@@ -99,7 +96,7 @@ class Evaluator:
             case _:
                 return _pseudo("symbol", name)
 
-    def _operation(self, name: str, args: tuple[Node, ...]) -> "Value":
+    def _operation(self, name: str, args: tuple[Node, ...]) -> Value:
         match name:
             case "series:sum:" | "series:prod:":
                 return self._opaque(name, args)
@@ -128,10 +125,10 @@ class Evaluator:
             case _:
                 return self._opaque(name, args)
 
-    def _opaque(self, name: str, args: tuple[Node, ...]) -> "Value":
+    def _opaque(self, name: str, args: tuple[Node, ...]) -> Value:
         return _pseudo(name, "|".join(self.fingerprint(arg) for arg in args))
 
-    def _series(self, name: str, args: tuple[Node, ...]) -> "Value":
+    def _series(self, name: str, args: tuple[Node, ...]) -> Value:
         _, kind, variable = name.split(":")
         body, *bounds = args
         low, high = (self.value(bound) for bound in bounds)
@@ -150,7 +147,7 @@ class Evaluator:
             total = held(plus(total, term) if kind == "sum" else times(total, term))
         return total
 
-    def _calculus(self, name: str, args: tuple[Node, ...]) -> "Value":
+    def _calculus(self, name: str, args: tuple[Node, ...]) -> Value:
         self.calculus = True
         if name.startswith("integral:"):
             _, kind, differentials = name.split(":")
@@ -165,7 +162,7 @@ class Evaluator:
         assert isinstance(variable, Sym)
         return self._bound(f"derivative:{variable.name}", body, (variable.name,), [order])
 
-    def _bound(self, name: str, body: Node, variables: tuple[str, ...], rest: list[Node]) -> "Value":
+    def _bound(self, name: str, body: Node, variables: tuple[str, ...], rest: list[Node]) -> Value:
         """The value of an operator with bound variables: its body's values at fixed samples, and its other parts."""
         prints: list[str] = []
         for sample in range(DISTINCT_SAMPLES):
@@ -176,19 +173,19 @@ class Evaluator:
             prints.append(self._with(names).fingerprint(body))
         return _pseudo(name, "|".join([*prints, *(self.fingerprint(node) for node in rest)]))
 
-    def _with(self, names: Mapping[str, "Value"]) -> "Evaluator":
+    def _with(self, names: Mapping[str, Value]) -> "Evaluator":
         inner = Evaluator({**self._point, **names})
         inner.calculus = self.calculus
         return inner
 
-    def _determinant(self, matrix: Matrix) -> "Value":
+    def _determinant(self, matrix: Matrix) -> Value:
         rows = [[self.value(cell) for cell in row] for row in matrix.rows]
         if len(rows) != len(rows[0]) or len(rows) > 6:
             raise Undefined
         return _determinant(rows)
 
 
-def _determinant(rows: "list[list[Value]]") -> "Value":
+def _determinant(rows: list[list[Value]]) -> Value:
     if len(rows) == 1:
         return rows[0][0]
     total: Value = Fraction(0)
@@ -209,7 +206,7 @@ def _pseudo(name: str, content: str) -> Fraction:
     return 1 + Fraction(int.from_bytes(seed, "big"), 1 << 96)
 
 
-def _digits(value: "Value") -> str:
+def _digits(value: Value) -> str:
     number = to_mp(value)
     if abs(number) < TOLERANCE:
         return "0"
@@ -223,7 +220,7 @@ def _digits(value: "Value") -> str:
 
 
 @lru_cache(maxsize=1024)
-def points(names: frozenset[str]) -> "list[dict[str, Value]]":
+def points(names: frozenset[str]) -> list[dict[str, Value]]:
     """Where expressions in these variables are compared: whole numbers if all are customarily whole, else positive and mixed rationals."""
     whole = bool(names) and names <= INTEGER_NAMES
     return [{name: _coordinate(name, place, whole) for name in names} for place in range(5 if whole else 4)]

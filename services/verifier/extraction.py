@@ -12,7 +12,9 @@ from itertools import pairwise
 MAX_REGION = 16_000
 """Most characters, from the end, in which an answer is looked for."""
 
-BOX = re.compile(r"(?:\\boxed|\\fbox|\\framebox|\x08oxed)\s*(?=\{)|(?:\\boxed|\x08oxed)\s+(?=[^\s{])")
+BOX = re.compile(
+    r"(?:\\boxed|\\fbox|\\framebox|\x08oxed|(?<![A-Za-z\\])boxed)\s*(?=\{)|(?:\\boxed|\x08oxed)\s+(?=[^\s{])"
+)
 ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 SLOT = r"(?:(?:put|write|insert|your|the|a|final|numeric(?:al)?|letter|option|correct|short)\s+){0,4}(?:answer|solution|result)(?:\s+(?:here|only|letter|goes\s+here))*"
 BARE_BOX = re.compile(r"[^\s$]{1,200}")
@@ -254,9 +256,11 @@ def last_number(text: str) -> tuple[int, str] | None:
 
 AMOUNT = re.compile(
     r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|pairs?|plus|minus|times|squared|cubed"
-    r"|sqrt|root|log|ln|exp|sin|cos|tan|pi|over|factorial|power|not|less|more|least|most|between|at|mod|base)\b",
+    r"|sqrt|root|log|ln|exp|sin|cos|tan|pi|over|factorial|power|not|less|more|least|most|between|at|mod|base|inf(?:inity)?|dne|none|january|february|march|april|may|june|july|august|september|october|november|december|jan|feb|mar|apr|aug|sept?|oct|nov|dec)\b",
     re.IGNORECASE,
 )
+FORMULA = re.compile(r"[\\^_+*/=<>|!]")
+OPENING = re.compile(r"\s*(?:[(\[{]|\\[{(\[])")
 TRUTH = re.compile(r"\b(?:true|false|yes|no|correct|incorrect)\b", re.IGNORECASE)
 PROSE = re.compile(
     r"[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{3,}"
@@ -299,4 +303,5 @@ def lone_number(text: str) -> str | None:
     found = [match[0].strip() for match in NUMBER.finditer(text)]
     if len(found) != 1 or not re.search(r"[A-Za-z]{2,}", text) or AMOUNT.search(text):
         return None
-    return None if re.search(r"[\\^_+*/=<>|!]", text.replace(found[0], "")) else found[0]
+    rest = text.replace(found[0], "")
+    return None if FORMULA.search(rest) or OPENING.match(text) else found[0]

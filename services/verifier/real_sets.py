@@ -3,14 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from services.verifier.evaluation import Evaluator, Uncountable
 from services.verifier.syntax import Group, Node, Op, Relation, Sym, walk
-from services.verifier.values import MP, Extreme, Undefined, near, to_mp
-
-if TYPE_CHECKING:
-    from services.verifier.values import Value
+from services.verifier.values import MP, Extreme, Undefined, Value, near, to_mp
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
 MAX_SPANS = 64
@@ -20,9 +16,9 @@ MAX_SPANS = 64
 class Span:
     """From `low` to `high`; an end that is closed belongs to it. A point is a span closed at both equal ends."""
 
-    low: "Value"
+    low: Value
     low_closed: bool
-    high: "Value"
+    high: Value
     high_closed: bool
 
 
@@ -51,7 +47,7 @@ def is_set_like(node: Node) -> bool:
     match node:
         case Op("union" | "intersection" | "difference", _):
             return True
-        case Group("(]" | "[)" | "builder", _) | Sym("R"):
+        case Group("(]" | "[)" | "()" | "[]" | "builder", _) | Sym("R"):
             return True
         case Group("tuple" | "list", (low, high)):
             return any(part == Sym("infinity") for end in (low, high) for part in walk(end))
@@ -63,7 +59,7 @@ def is_set_like(node: Node) -> bool:
             return False
 
 
-def _constant(node: Node) -> "Value":
+def _constant(node: Node) -> Value:
     for part in walk(node):
         if isinstance(part, Sym) and part.name not in ("pi", "e", "infinity"):
             raise Undefined
@@ -77,9 +73,9 @@ def _spans(node: Node) -> tuple[Span, ...] | None:
     match node:
         case Sym("R"):
             return REALS
-        case Group("tuple" | "list" | "(]" | "[)" as kind, (low, high)):
+        case Group("tuple" | "list" | "()" | "[]" | "(]" | "[)" as kind, (low, high)):
             start, stop = _constant(low), _constant(high)
-            left, right = kind in ("list", "[)"), kind in ("list", "(]")
+            left, right = kind in ("list", "[]", "[)"), kind in ("list", "[]", "(]")
             span = Span(start, left and not MP.isinf(start), stop, right and not MP.isinf(stop))
             return (span,) if to_mp(start) < to_mp(stop) or (left and right and near(start, stop)) else None
         case Group("set", items):

@@ -4,22 +4,19 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from services.verifier.evaluation import Evaluator, Uncountable, points
 from services.verifier.math_exact import Number, numbers_equal
 from services.verifier.syntax import Group, Node, Num, Op, Sym, Text, walk
-from services.verifier.values import MP, TOLERANCE, Extreme, Undefined, near
+from services.verifier.values import MP, TOLERANCE, Extreme, Undefined, Value, near
 from services.verifier.vocabulary import GREEK, MAGNITUDES
-
-if TYPE_CHECKING:
-    from services.verifier.values import Value
 
 CONSTANT_NAMES = frozenset(["pi", "e", "i", "infinity", "nan", "...", *MAGNITUDES])
 
 
 AMOUNT = re.compile(
-    r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|pairs?|plus|minus|times|squared|cubed)\b"
+    r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|pairs?|plus|minus|times|squared|cubed|January|February|March|April|June|July|August|September|October|November|December|january|february|march|april|june|july|august|september|october|november|december)\b"
 )
 
 
@@ -227,7 +224,7 @@ def _same_values(gold: Node, answer: Node, wanted: Number | None, found: Number 
 
 
 @lru_cache(maxsize=8192)
-def value_at(node: Node, names: frozenset[str], place: int) -> "Value | Literal['undefined', 'extreme', 'uncountable']":
+def value_at(node: Node, names: frozenset[str], place: int) -> Value | Literal["undefined", "extreme", "uncountable"]:
     """An expression's value at one of `points`, or why it has none."""
     try:
         return Evaluator(points(names)[place]).value(node)
@@ -249,11 +246,11 @@ def _same_prints(gold: Node, answer: Node, names: frozenset[str]) -> bool | None
         return None if traits(gold).calculus or traits(answer).calculus else False
 
 
-def _is_complex(value: "Value") -> bool:
+def _is_complex(value: Value) -> bool:
     return isinstance(value, MP.mpc) and abs(value.imag) > TOLERANCE * max(abs(value), 1)
 
 
-def _as_number(value: "Value") -> Number:
+def _as_number(value: Value) -> Number:
     """A computed value as an exact number."""
     if isinstance(value, Fraction):
         return Number(value)

@@ -7,6 +7,8 @@ from services.verifier.syntax import Group, Matrix, Node, Op, Relation, Sym, Tex
 def settled(node: Node) -> Node:
     r"""The node with membership reduced to its set, `\pm` written out, and a reversed assignment turned round."""
     match node:
+        case Relation(("in",), (_, Group("tuple" | "list" as kind, (_, _) as ends))):
+            return Group("()" if kind == "tuple" else "[]", ends)
         case Relation(("in",), (_, inside)):
             return settled(inside)
         case Relation(("=",), (left, right)) if is_label(right) and not is_label(left):
@@ -97,7 +99,9 @@ def is_label(node: Node) -> bool:
                 )
             ):
                 return True
-            return name in ("mul", "div", "ratio") and all(is_label(arg) and not isinstance(arg, Group) for arg in args)
+            return name in ("mul", "div", "ratio", "add", "neg") and all(
+                is_label(arg) and not isinstance(arg, Group) for arg in args
+            )
         case Group("tuple", items):
             return bool(items) and all(is_label(item) for item in items)
         case _:

@@ -1,17 +1,17 @@
 """Arithmetic on values: rationals as long as they last, fifty digits beyond them, and an error for what cannot be held."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 from mpmath import MPContext
 
 from services.verifier.cost import MAX_BITS
 
-if TYPE_CHECKING:
-    from mpmath import mpc, mpf
-
-    Value: TypeAlias = Fraction | mpf | mpc
+Float: TypeAlias = Any
+"""A floating number of `MP`, real or complex; mpmath has no types."""
+Value: TypeAlias = Fraction | Float
 
 MP = MPContext()
 MP.prec = 190
@@ -28,12 +28,12 @@ class Extreme(Exception):
     """The value is too large or too small to be held."""
 
 
-def to_mp(value: "Value") -> "mpf | mpc":
+def to_mp(value: Value) -> Float:
     """A value as a floating number of fifty digits."""
     return MP.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
-def held(value: "Value") -> "Value":
+def held(value: Value) -> Value:
     """The value if it is a number that can be held."""
     if isinstance(value, Fraction):
         if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
@@ -48,26 +48,26 @@ def held(value: "Value") -> "Value":
     return value
 
 
-def plus(a: "Value", b: "Value") -> "Value":
+def plus(a: Value, b: Value) -> Value:
     return a + b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_mp(a) + to_mp(b)
 
 
-def times(a: "Value", b: "Value") -> "Value":
+def times(a: Value, b: Value) -> Value:
     return a * b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_mp(a) * to_mp(b)
 
 
-def over(a: "Value", b: "Value") -> "Value":
+def over(a: Value, b: Value) -> Value:
     return a / b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_mp(a) / to_mp(b)
 
 
-def _sum(*values: "Value") -> "Value":
+def _sum(*values: Value) -> Value:
     total = values[0]
     for value in values[1:]:
         total = plus(total, value)
     return total
 
 
-def weight(value: "Value") -> int:
+def weight(value: Value) -> int:
     """Steps that an operation on a value costs beyond the first."""
     return (
         value.numerator.bit_length() // 4_000 + value.denominator.bit_length() // 1_000
@@ -76,14 +76,14 @@ def weight(value: "Value") -> int:
     )
 
 
-def _size(value: "Value") -> int:
+def _size(value: Value) -> int:
     """An upper bound of the absolute binary logarithm, at least 1."""
     if isinstance(value, Fraction):
         return max(value.numerator.bit_length(), value.denominator.bit_length(), 1)
     return max(abs(int(MP.mag(value))), 1) if value and not MP.isinf(value) else 1
 
 
-def _power(base: "Value", exponent: "Value") -> "Value":
+def _power(base: Value, exponent: Value) -> Value:
     if isinstance(exponent, Fraction):
         if exponent.denominator == 1:
             power = exponent.numerator
@@ -112,7 +112,7 @@ def _power(base: "Value", exponent: "Value") -> "Value":
     return to_mp(base) ** to_mp(exponent)
 
 
-def _log2(value: "Value") -> float:
+def _log2(value: Value) -> float:
     number = abs(to_mp(value))
     if not number or MP.isinf(number):
         return 1.0
@@ -139,17 +139,17 @@ def _integer_root(number: int, degree: int) -> int | None:
     return next((root for root in (guess - 1, guess, guess + 1) if root >= 0 and root**degree == number), None)
 
 
-def _root(base: "Value", degree: "Value") -> "Value":
+def _root(base: Value, degree: Value) -> Value:
     return _power(base, over(Fraction(1), degree))
 
 
-def _integer(value: "Value") -> int:
+def _integer(value: Value) -> int:
     if isinstance(value, Fraction) and value.denominator == 1:
         return value.numerator
     raise ValueError(value)
 
 
-def _factorial(value: "Value") -> "Value":
+def _factorial(value: Value) -> Value:
     if isinstance(value, Fraction) and value.denominator == 1:
         if value < 0:
             raise Undefined
@@ -160,7 +160,7 @@ def _factorial(value: "Value") -> "Value":
     return MP.gamma(to_mp(value) + 1)
 
 
-def _binomial(top: "Value", bottom: "Value") -> "Value":
+def _binomial(top: Value, bottom: Value) -> Value:
     if (
         isinstance(top, Fraction)
         and isinstance(bottom, Fraction)
@@ -174,14 +174,14 @@ def _binomial(top: "Value", bottom: "Value") -> "Value":
     return MP.binomial(to_mp(top), to_mp(bottom))
 
 
-def _permutations(top: "Value", bottom: "Value") -> "Value":
+def _permutations(top: Value, bottom: Value) -> Value:
     n, k = _integer(top), _integer(bottom)
     if max(n, k) > 1000 or min(n, k) < 0:
         raise Extreme
     return Fraction(math.perm(n, k))
 
 
-def _real(value: "Value") -> "Value":
+def _real(value: Value) -> Value:
     number = to_mp(value)
     if isinstance(number, MP.mpc):
         if abs(number.imag) > TOLERANCE * max(abs(number), 1):
@@ -190,7 +190,7 @@ def _real(value: "Value") -> "Value":
     return value
 
 
-def _floor(value: "Value") -> "Value":
+def _floor(value: Value) -> Value:
     value = _real(value)
     if isinstance(value, Fraction):
         return Fraction(math.floor(value))
@@ -198,11 +198,11 @@ def _floor(value: "Value") -> "Value":
     return Fraction(int(nearest if abs(value - nearest) < TOLERANCE * max(abs(value), 1) else MP.floor(value)))
 
 
-def _ceil(value: "Value") -> "Value":
+def _ceil(value: Value) -> Value:
     return times(Fraction(-1), _floor(times(Fraction(-1), value)))
 
 
-def _log(value: "Value", base: "Value | None" = None) -> "Value":
+def _log(value: Value, base: Value | None = None) -> Value:
     if isinstance(value, Fraction) and value == 1:
         return Fraction(0)
     if value == 0:
@@ -211,26 +211,26 @@ def _log(value: "Value", base: "Value | None" = None) -> "Value":
     return logarithm if base is None else logarithm / MP.log(to_mp(base))
 
 
-def _exp(value: "Value") -> "Value":
+def _exp(value: Value) -> Value:
     if abs(to_mp(value)) > MAX_MAGNITUDE:
         raise Extreme
     return MP.exp(to_mp(value))
 
 
-def _extremum(largest: bool, values: "tuple[Value, ...]") -> "Value":
+def _extremum(largest: bool, values: tuple[Value, ...]) -> Value:
     ordered = sorted((_real(value) for value in values), key=to_mp)
     return ordered[-1 if largest else 0]
 
 
-def _sign(value: "Value") -> "Value":
+def _sign(value: Value) -> Value:
     value = _real(value)
     return Fraction((to_mp(value) > 0) - (to_mp(value) < 0))
 
 
-def _function(name: str) -> "object":
+def _function(name: str) -> Callable[[Value], Value]:
     function = getattr(MP, name)
 
-    def apply(value: "Value") -> "Value":
+    def apply(value: Value) -> Value:
         if abs(to_mp(value)) > 10**30:
             raise Extreme
         return function(to_mp(value))
@@ -323,7 +323,7 @@ SLOW = frozenset(
 TURNING = frozenset(["sin", "cos", "tan", "sec", "csc", "cot"])
 
 
-def near(a: "Value", b: "Value") -> bool:
+def near(a: Value, b: Value) -> bool:
     """Whether two values are equal: exactly for rationals, else to 35 digits."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b

@@ -19,7 +19,7 @@ TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|mathrm|mathbf|mbox|textit|operatorname|textnormal|mathit|mathsf|rm|bf)\*?(?![A-Za-z])"
 )
 ARTICLE = re.compile(r"^(?:the|a|an|it is|it's|this is|is|are)\s+")
-WORDS = re.compile(r"[a-z][a-z\s'-]*")
+WORDS = re.compile(r"(?:[a-z'-]{2,}|a|i)(?:[\s,]+(?:[a-z'-]{2,}|a|i))*")
 BOOLEAN_WORD = re.compile(r"\b(true|false|yes|no|correct|incorrect|right|wrong)\b")
 CLOCK = re.compile(r"(\d{1,2})[:.](\d{2})\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
 NEGATION = re.compile(r"\b(?:not|n't|cannot|never|neither|nor)\b|n't")
@@ -29,7 +29,7 @@ def phrase(text: str) -> str:
     """Words in lower case without text commands, punctuation, articles."""
     text = TEXT_COMMAND.sub(" ", text)
     text = re.sub(r"[{}$\"“”*_`~]|\\[,;:! ]|\\(?=\s)", " ", text).strip().strip(".,;:!?()[] ").lower()
-    text = re.sub(r"\s+", " ", text.replace("-", " ")).strip()
+    text = re.sub(r"\s+", " ", re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text)).strip()
     return ARTICLE.sub("", text)
 
 
