@@ -1,9 +1,10 @@
 """Settings come from the environment (or `.env`), prefix `DRIFT_`; a wrong one names itself and its remedy."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BeforeValidator, SecretStr, ValidationError
+from pydantic import BeforeValidator, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import SettingsError
@@ -38,6 +39,13 @@ class StoreSettings(Settings):
     runs_root: Path = Path("runs")
     """Folder of jobs' datasets, checkpoints and reports; the rollout service, the trainer and the engine see it alike."""
 
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, url: str) -> str:
+        if not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://, e.g. redis://127.0.0.1:6379/0")
+        return url
+
 
 S = TypeVar("S", bound=Settings)
 
@@ -49,6 +57,21 @@ def load_settings(settings_class: type[S]) -> S:
     except ValidationError as error:
         lines = [_explain(settings_class, problem["loc"], problem["msg"]) for problem in error.errors()]
         raise SettingsError("\n".join(lines), remedy="Set it in the environment or in `.env`.") from None
+
+
+def check_exposure(host: str, variable: str, settings: Settings) -> None:
+    """Raise `SettingsError` where a service would listen beyond loopback without tokens."""
+    loopback = host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+    if not loopback and not settings.api_keys:
+        raise SettingsError(f"{variable}={host} opens the service to others.", remedy="Set DRIFT_API_KEYS too.")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _explain(settings_class: type[Settings], location: tuple[int | str, ...], problem: str) -> str:
