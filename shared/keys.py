@@ -1,4 +1,4 @@
-"""Every name in Redis. All begin with `drift:`; the keys of one job share the hash tag `{JOB}`. Nothing is ever flushed."""
+"""Names in Redis: all begin with `drift:`, the keys of one job share the hash tag `{JOB}`. Nothing is ever flushed."""
 
 PREFIX = "drift:"
 
@@ -29,7 +29,7 @@ def spec(job: str) -> str:
 
 
 def status(job: str) -> str:
-    """String: the job's status, JSON; written only by the conductor, the API's pause and cancel go through `command`."""
+    """String: the job's status, JSON; only the conductor writes it, the API's pause and cancel go through `command`."""
     return f"drift:{{{job}}}:status"
 
 

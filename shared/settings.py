@@ -37,7 +37,7 @@ class StoreSettings(Settings):
     redis_url: str = "redis://127.0.0.1:6379/0"
     """Redis or Valkey, as redis://[:password@]host:port/db (rediss:// for TLS, unix:// for a socket)."""
     runs_root: Path = Path("runs")
-    """Folder of jobs' datasets, checkpoints and reports; the rollout service, the trainer and the engine see it alike."""
+    """Folder of jobs' datasets, checkpoints and reports; rollout service, trainer and engine see it alike."""
 
     @field_validator("redis_url")
     @classmethod

@@ -35,7 +35,7 @@ _RETRY = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=60, supported_err
 
 
 def connect(url: str) -> Redis:
-    """The one way to a Redis client: strings decoded, deadlines set, connections bounded, a restarting server waited for."""
+    """The one way to a Redis client: strings decoded, deadlines and connections bounded, a restart waited for."""
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,

@@ -1,4 +1,4 @@
-"""Logs are JSON lines on stderr, one event a line, with the service's name and whatever ids are bound to the context."""
+"""Logs are JSON lines on stderr, one event a line, with the service's name and the ids bound to the context."""
 
 import logging
 import sys

@@ -35,7 +35,7 @@ def problem(
 
 
 class Guard:
-    """Pure ASGI middleware: refuses a missing token (401) and a body beyond the limit (413) before anything is parsed."""
+    """ASGI middleware: refuses a missing token (401) and a body beyond the limit (413) before anything is parsed."""
 
     def __init__(self, app: ASGIApp, *, keys: Sequence[SecretStr], max_body: int, open_paths: Sequence[str]) -> None:
         self._app = app
@@ -86,7 +86,7 @@ def equip(
     registry: CollectorRegistry,
     open_paths: Sequence[str] = OPEN_PATHS,
 ) -> FastAPI:
-    """Give `app` the guard, problem details for every error, `/health` and `/metrics`; `/ready` is the service's own."""
+    """Give `app` the guard, problem details for errors, `/health` and `/metrics`; `/ready` is the service's own."""
     app.add_middleware(Guard, keys=keys, max_body=max_body, open_paths=open_paths)
 
     @app.exception_handler(DriftError)
