@@ -56,8 +56,11 @@ def spend(steps: int) -> None:
 
 
 TOWER = re.compile(
-    r"\^\s*\{?[^{}]{0,40}\^|\*\*[^*]{0,40}\*\*|\^\s*\{?\s*\(?\s*\d{4,}|\*\*\s*\(?\s*\d{4,}|\d{5,}\s*!|!\s*!\s*!|\)\s*(?:\^|\*\*)\s*\{?\s*\(?\s*\d{3,}"
+    r"\d\s*\^\s*\{?\s*\(?\s*\d+\s*\^|\^\s*\{[^{}]{0,40}\^\s*\{?[^{}^]{0,40}\^"
+    r"|\*\*\s*\(?\s*[\w.]{1,20}\s*\*\*|\^\s*\{?\s*\(?\s*\d{4,}|\*\*\s*\(?\s*\d{4,}"
+    r"|\d{5,}\s*!|!\s*!\s*!|\)\s*(?:\^|\*\*)\s*\{?\s*\(?\s*\d{3,}"
 )
+"""Exponents of exponents, large exponents, factorials of large numbers, high powers of sums."""
 DIGITS = re.compile(rf"\d{{{MAX_SYMBOLIC_DIGITS + 1},}}")
 LARGE_ARGUMENT = re.compile(
     r"(?:binom|factorial|binomial|comb|fibonacci|zeta|gamma)\b\s*[{(]?\s*\d{5,}|\\binom\s*\{\s*\d{5,}"
