@@ -50,16 +50,16 @@ class Executor:
         """Load, shard and restore; raises `TrainingError` on every rank where one of them fails."""
         self._ranks = ranks
         self._task: TrainingTask = begin.task
-        self._model: PreTrainedModel = self._in_unison("load the model", lambda: load_model(begin.task.model, ranks.device))
-        self._head = SupervisedHead(self._model)
-        self.dtype: Dtype = begin.dtype or choose_dtype(self._model, self._head, ranks)
-        shard_model(self._model, ranks)
+        self.model: PreTrainedModel = self._in_unison("load the model", lambda: load_model(begin.task.model, ranks.device))
+        self._head = SupervisedHead(self.model)
+        self.dtype: Dtype = begin.dtype or choose_dtype(self.model, self._head, ranks)
+        shard_model(self.model, ranks)
         spec: TrainSpec = begin.task.train
         self._optimizer = torch.optim.AdamW(
-            self._model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+            self.model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
         )
         if begin.checkpoint:
-            checkpoint.load(Path(begin.checkpoint), self._model, self._optimizer)
+            checkpoint.load(Path(begin.checkpoint), self.model, self._optimizer)
 
     def step(self, order: Step) -> StepResult:
         """Forward, backward and, if loss and gradient norm are finite, the optimiser's step (paper eqs. 14, 15)."""
@@ -68,7 +68,7 @@ class Executor:
         torch.manual_seed(random.Random(f"{spec.seed}:{order.step}:{self._ranks.rank}").getrandbits(63))
         losses = self._ranks.sum(self._backward(order))
         loss = float(losses.sum())
-        norm = clip_grad_norm_(self._model.parameters(), spec.max_grad_norm)
+        norm = clip_grad_norm_(self.model.parameters(), spec.max_grad_norm)
         grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         suspects: list[str] = []
         if math.isfinite(loss) and math.isfinite(grad_norm):
@@ -83,11 +83,11 @@ class Executor:
 
     def save(self, order: Save) -> None:
         """Write a checkpoint."""
-        checkpoint.save(Path(order.folder), order.cursor, self._model, self._optimizer, self._ranks)
+        checkpoint.save(Path(order.folder), order.cursor, self.model, self._optimizer, self._ranks)
 
     def export(self, order: Export) -> None:
         """Write the Hugging Face folder."""
-        export(self._model, self._task, Path(order.folder), self._ranks)
+        export(self.model, self._task, Path(order.folder), self._ranks)
 
     def _backward(self, order: Step) -> Tensor:
         """Gradients of this rank's share; returns each example's part of the loss, float64, zero for other ranks'."""
@@ -97,8 +97,8 @@ class Executor:
         micro_batches = order.shares[self._ranks.rank]
         with computing_in(self.dtype, self._ranks.device):
             for number, micro in enumerate(micro_batches, 1):
-                sync_gradients(self._model, last=number == len(micro_batches))
-                nll = sum_nll(self._model, self._head, micro, self._ranks.device)
+                sync_gradients(self.model, last=number == len(micro_batches))
+                nll = sum_nll(self.model, self._head, micro, self._ranks.device)
                 weighted(nll, micro).backward()
                 coefficients = torch.tensor([example.coefficient for example in micro], dtype=torch.float64)
                 losses[place : place + len(micro)] = nll.detach()[: len(micro)].double().cpu() * coefficients

@@ -27,6 +27,7 @@ from shared.trajectory import Trajectory
 _CONSUMER = "ingest"
 _READ = 256
 _SCAN_S = 1.0
+_RECLAIM_S = 60.0
 _LINGER_S = 60.0
 """An ended job's stream is followed this long without a new entry: its last episodes may still be on their way."""
 
@@ -97,10 +98,15 @@ class Ingest:
     async def _drain(self, job: str, assembly: "Assembly") -> None:
         stream = TrajectoryStream(self._redis, job)
         clock = asyncio.get_running_loop().time
-        async for entries in stream.reclaim(_CONSUMER, idle_ms=0):
-            await assembly.take(entries)
         quiet_since = clock()
+        reclaimed_at = float("-inf")
         while True:
+            if clock() - reclaimed_at > _RECLAIM_S:
+                # At the start: what a crash left. Later: answers that were lost on the way from Redis.
+                await assembly.flush()
+                async for entries in stream.reclaim(_CONSUMER, idle_ms=0):
+                    await assembly.take(entries)
+                reclaimed_at = clock()
             block_ms = max(50, int(self._settings.flush_seconds * 500))
             entries = await stream.read(_CONSUMER, _READ, block_ms)
             await assembly.take(entries)
@@ -139,7 +145,8 @@ class Assembly:
                 stale.append(entry.id)
                 del self._partial[key]
             elif trajectory.k in siblings:
-                stale.append(entry.id)
+                if siblings[trajectory.k][0].id != entry.id:
+                    stale.append(entry.id)
             elif any(sibling.group_size != trajectory.group_size for _, sibling in siblings.values()):
                 await self._bury(entry, "malformed", f"group_size {trajectory.group_size} differs from its siblings'")
             else:

@@ -14,6 +14,9 @@ from torch.nn import functional
 
 from services.trainer.plan import Example
 
+_WRITTEN_OUT_LENGTH = 512
+"""Tokens; its memory grows with their square."""
+
 
 class SupervisedHead:
     """Narrows a causal language model's output layer to the positions that are supervised.
@@ -58,9 +61,17 @@ def sum_nll(model: nn.Module, head: SupervisedHead, examples: Sequence[Example],
     targets = tokens[row_index, column_index].to(device)
     row_index = row_index.to(device)
     head.at(row_index, column_index.to(device) - 1)
+    choose_attention(model, tokens.shape[1], device)
     logits = model(input_ids=tokens.to(device), use_cache=False).logits
     nll = functional.cross_entropy(logits[0].float(), targets, reduction="none")
     return torch.zeros(len(examples), device=device).index_add(0, row_index, nll)
+
+
+def choose_attention(model: nn.Module, length: int, device: torch.device) -> None:
+    """On a CPU, attention over short sequences is faster written out: the fused one's backward pass is slow there."""
+    if device.type == "cpu":
+        written_out = length <= _WRITTEN_OUT_LENGTH
+        model.set_attn_implementation("eager" if written_out else "sdpa")  # pyright: ignore[reportCallIssue]
 
 
 def weighted(nll: Tensor, examples: Sequence[Example]) -> Tensor:

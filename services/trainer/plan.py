@@ -21,6 +21,9 @@ from shared.trajectory import Trajectory, Turn
 DEFAULT_STEPS = 200
 """Optimiser steps when the task names neither steps nor epochs (paper D.2)."""
 
+_PASS_COST = 64
+"""Fixed cost of one forward and backward pass, in tokens of computation; measured on a CPU, not critical."""
+
 
 class Example(Schema):
     """One sequence to train on, with its share of the loss."""
@@ -258,14 +261,28 @@ def split_batch(batch: Sequence[Example], ranks: int, micro_batch_tokens: int) -
 
 
 def _fill(examples: Sequence[Example], micro_batch_tokens: int) -> list[MicroBatch]:
-    """Greedy, longest first: the first sequence of a micro-batch sets the padded length of its rows."""
+    """Cut the examples, longest first, where padding and the fixed cost of a pass are least together.
+
+    The first sequence of a micro-batch sets the padded length of its rows.
+    """
+    cheapest = [0.0]
+    begins = [0]
+    for stop in range(1, len(examples) + 1):
+        costs: list[tuple[float, int]] = []
+        for begin in range(stop - 1, -1, -1):
+            padded = len(examples[begin].tokens) * (stop - begin)
+            if padded > micro_batch_tokens and begin < stop - 1:
+                break
+            costs.append((cheapest[begin] + padded + _PASS_COST, begin))
+        cost, begin = min(costs)
+        cheapest.append(cost)
+        begins.append(begin)
     filled: list[MicroBatch] = []
-    for example in examples:
-        if filled and len(filled[-1][0].tokens) * (len(filled[-1]) + 1) <= micro_batch_tokens:
-            filled[-1].append(example)
-        else:
-            filled.append([example])
-    return filled
+    stop = len(examples)
+    while stop:
+        filled.append(list(examples[begins[stop] : stop]))
+        stop = begins[stop]
+    return filled[::-1]
 
 
 def _classify(group: Sequence[Trajectory]) -> str:

@@ -55,5 +55,14 @@ def join(timeout_s: float, threads: int) -> Ranks:
         torch.cuda.set_device(device)
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    # torchrun's agent keeps one store over its restarts: without a prefix, the ranks of a restart would try to reach
+    # the addresses that their dead predecessors left there.
+    store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store),
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout_s),
+    )
     return Ranks(dist.get_rank(), dist.get_world_size(), device)

@@ -12,8 +12,8 @@ class TrainerSettings(StoreSettings):
     """Dtype of the matrix products; the weights and the optimiser are float32. `auto`: bfloat16 on GPU, measured on CPU."""
     trainer_threads: int = 0
     """CPU threads of a rank; 0 shares the machine's cores evenly among its ranks."""
-    micro_batch_tokens: int = 2048
-    """Most tokens, padding included, that one rank holds at a time; one longer sequence goes alone."""
+    micro_batch_tokens: int = 1024
+    """Most tokens, padding included, that one rank holds at a time; one longer sequence goes alone. More suits a GPU."""
     checkpoint_seconds: float = 120.0
     """Time between two checkpoints of a training; 0 saves after every step."""
     checkpoints_kept: int = 2

@@ -35,6 +35,8 @@ class Attempt(Schema):
     """The step that the last attempt began from."""
     count: int
     """Attempts in a row from that step."""
+    fault: str | None = None
+    """What ended the last attempt, where rank 0 lived to write it."""
 
 
 class Training:
@@ -51,6 +53,7 @@ class Training:
         self._stage = stage_folder(settings.runs_root, self._task)
         self._losses: list[float] = []
         self._step = 0
+        self._saved = time.monotonic()
         self.status = TrainingStatus(state=TrainingState.RUNNING, stage=self._task.stage)
         """The last reported status."""
 
@@ -62,17 +65,31 @@ class Training:
             self._step, self._losses = latest[1].step, list(latest[1].losses)
         attempt = self._count_attempt()
         plan = self._make_plan()
-        self._report(trajectories=len(plan.examples), step=self._step, steps=plan.steps, losses=self._losses)
+        self._report(trajectories=len(plan.examples), step=self._step, steps=plan.steps, losses=list(self._losses))
         dtype = self._crew.begin(Begin(task=task, dtype=self._dtype(attempt), checkpoint=str(latest[0]) if latest else None))
         self._write_attempt(attempt.model_copy(update={"dtype": dtype}))
         _log.info("training", job=task.job, stage=task.stage, step=self._step, steps=plan.steps, dtype=dtype)
-        if not self._take_steps(plan, dtype):
-            return False
+        while self._step < plan.steps:
+            if self._courier.is_cancelled(task.job):
+                self._crew.give(End())
+                self._report(state=TrainingState.CANCELLED)
+                return True
+            if self._stopping():
+                self._save(dtype)
+                return False
+            self._take_step(plan)
+            if self._step < plan.steps and time.monotonic() - self._saved >= self._settings.checkpoint_seconds:
+                self._save(dtype)
         folder = self._stage / "export"
         self._crew.give(Export(folder=str(folder)))
         self._crew.give(End())
         self._report(state=TrainingState.SUCCEEDED, checkpoint=str(folder))
         return True
+
+    def note_fault(self, fault: str) -> None:
+        """Leave word for the next attempt."""
+        attempt = Attempt.model_validate_json((self._stage / "attempt.json").read_bytes())
+        self._write_attempt(attempt.model_copy(update={"fault": fault}))
 
     def _make_plan(self) -> Plan:
         task = self._task
@@ -91,36 +108,22 @@ class Training:
         )
         return plan
 
-    def _take_steps(self, plan: Plan, dtype: Dtype) -> bool:
-        """False where the trainer has to stop; the state is saved then."""
-        saved = time.monotonic()
-        while self._step < plan.steps:
-            if self._courier.is_cancelled(self._task.job):
-                self._crew.give(End())
-                self._report(state=TrainingState.CANCELLED)
-                return True
-            if self._stopping():
-                self._save(dtype)
-                return False
-            step = self._step + 1
-            shares = split_batch(plan.batch(self._step), self._crew.size, self._settings.micro_batch_tokens)
-            learning_rate = schedule(step, plan.steps, self._task.train)
-            result = self._crew.step(Step(step=step, learning_rate=learning_rate, shares=shares))
-            self._check(step, result)
-            self._step = step
-            self._losses.append(result.loss)
-            self._report(
-                step=step,
-                loss=result.loss,
-                grad_norm=result.grad_norm,
-                learning_rate=learning_rate,
-                tokens_per_s=result.tokens / result.seconds,
-                losses=self._losses,
-            )
-            if step < plan.steps and time.monotonic() - saved >= self._settings.checkpoint_seconds:
-                self._save(dtype)
-                saved = time.monotonic()
-        return True
+    def _take_step(self, plan: Plan) -> None:
+        step = self._step + 1
+        shares = split_batch(plan.batch(self._step), self._crew.size, self._settings.micro_batch_tokens)
+        learning_rate = schedule(step, plan.steps, self._task.train)
+        result = self._crew.step(Step(step=step, learning_rate=learning_rate, shares=shares))
+        self._check(step, result)
+        self._step = step
+        self._losses.append(result.loss)
+        self._report(
+            step=step,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            learning_rate=learning_rate,
+            tokens_per_s=result.tokens / result.seconds,
+            losses=list(self._losses),
+        )
 
     def _check(self, step: int, result: StepResult) -> None:
         if result.suspects:
@@ -131,10 +134,11 @@ class Training:
             )
 
     def _save(self, dtype: Dtype) -> None:
-        cursor = Cursor(task=self._task, dtype=dtype, step=self._step, losses=self._losses)
+        cursor = Cursor(task=self._task, dtype=dtype, step=self._step, losses=list(self._losses))
         folder = step_folder(self._stage, self._step)
         self._crew.give(Save(folder=str(folder), cursor=cursor.model_dump_json()))
         checkpoint.prune(self._stage, self._settings.checkpoints_kept, self._task)
+        self._saved = time.monotonic()
 
     def _report(self, **changes: object) -> None:
         self.status = self.status.model_copy(update=changes)
@@ -149,8 +153,9 @@ class Training:
         count = last.count + 1 if last.step == self._step else 1
         if count > self._settings.training_attempts:
             raise TrainingError(
-                f"The trainer has died {last.count} times while training from step {self._step}.",
-                remedy="See the trainer's log for the cause (memory, most often), then submit the job again.",
+                f"The trainer has died {last.count} times while training from step {self._step}; "
+                f"last fault seen: {last.fault or 'none, it was killed'}.",
+                remedy="See the trainer's log (memory is the most common cause), then submit the job again.",
             )
         attempt = last.model_copy(update={"step": self._step, "count": count})
         self._write_attempt(attempt)

@@ -1,9 +1,12 @@
 """The torchrun worker: waits for tasks and leads them to their end, one after the other.
 
 A task stays pending until its final status is written, so that a crash of anything leads to the same task again.
-A failed task is reported and the worker goes on. SIGTERM saves the training at hand and ends with exit code 0.
+A failed task is reported and the worker goes on. A rank that dies takes the others with it; torchrun starts them
+again, and the training resumes, a limited number of times from the same step. SIGTERM saves the training at hand
+and ends with exit code 0; SIGUSR1 writes every thread's stack to stderr.
 """
 
+import faulthandler
 import fcntl
 import os
 import signal
@@ -14,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
+from redis.exceptions import RedisError
 
 from services.trainer.courier import Assignment, Courier
 from services.trainer.crew import Crew
@@ -36,13 +40,14 @@ def main(settings: TrainerSettings) -> None:
     """Entry of every rank."""
     configure_logging("trainer", settings.log_level)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    faulthandler.register(signal.SIGUSR1)
     _die_with_parent()
     ranks = join(settings.collective_timeout_s, settings.trainer_threads)
+    for number in (signal.SIGTERM, signal.SIGINT):  # until here they end the process: nothing is at stake yet
+        signal.signal(number, lambda *_: stop.set())
     crew = Crew(ranks)
     if ranks.rank == 0:
-        with _alone(settings.runs_root), Courier(settings) as courier:
+        with _alone(settings.runs_root, stop), Courier(settings) as courier:
             Leader(crew, courier, settings, stop).run()
     else:
         crew.follow()
@@ -94,7 +99,7 @@ class Leader:
         training = Training(assignment, self._crew, self._courier, self._settings, self._stop.is_set)
         try:
             return training.run()
-        except Unavailable:
+        except (Unavailable, RedisError):
             raise
         except DriftError as error:
             self._report_failure(training, task.job, str(error))
@@ -102,10 +107,11 @@ class Leader:
             return True
         except Exception as error:
             _log.exception("training broke", job=task.job, stage=task.stage)
-            self._report_failure(training, task.job, f"{type(error).__name__}: {error} See the trainer's log.")
+            fault = f"{type(error).__name__}: {error}"
             if self._crew.size > 1:  # the other ranks may be anywhere: only a restart brings them together
-                self._courier.finish(assignment)
+                training.note_fault(fault)
                 raise
+            self._report_failure(training, task.job, f"{fault} See the trainer's log.")
             self._crew.give(End())
             return True
 
@@ -115,7 +121,7 @@ class Leader:
 
 
 @contextmanager
-def _alone(runs_root: Path) -> Iterator[None]:
+def _alone(runs_root: Path, stop: threading.Event) -> Iterator[None]:
     """Hold the folder of runs: two writers of one dataset could double its groups. Freed by the system at our end."""
     runs_root.mkdir(parents=True, exist_ok=True)
     with (runs_root / ".trainer.lock").open("w") as file:
@@ -125,12 +131,11 @@ def _alone(runs_root: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if stop.wait(0.5) or time.monotonic() > deadline:
                     raise SettingsError(
                         f"Another trainer works in {runs_root.absolute()}.",
                         remedy="Stop it, or give this one another DRIFT_RUNS_ROOT.",
                     ) from None
-                time.sleep(0.5)
         yield
 
 

@@ -22,7 +22,7 @@ from shared.job import TrainSpec
 from shared.returns import ReturnSpec, score_trajectory, weigh
 from tests.trainer.tiny import END, make_groups, make_trajectory
 
-C, I = Verdict.CORRECT, Verdict.INCORRECT
+RIGHT, WRONG = Verdict.CORRECT, Verdict.INCORRECT
 weights = st.lists(st.floats(0, 16), min_size=1, max_size=32)
 
 
@@ -145,10 +145,10 @@ def test_spoiled_groups_carry_no_weights_and_are_counted() -> None:
 
 def test_objectives_choose_their_population() -> None:
     group = [
-        make_trajectory(k=0, verdicts=[C]),
-        make_trajectory(k=1, verdicts=[I, C], answers="AB"),
-        make_trajectory(k=2, verdicts=[I, I, C], answers="ACB"),
-        make_trajectory(k=3, verdicts=[I, I, I], answers="ACA"),
+        make_trajectory(k=0, verdicts=[RIGHT]),
+        make_trajectory(k=1, verdicts=[WRONG, RIGHT], answers="AB"),
+        make_trajectory(k=2, verdicts=[WRONG, WRONG, RIGHT], answers="ACB"),
+        make_trajectory(k=3, verdicts=[WRONG, WRONG, WRONG], answers="ACA"),
     ]
     chosen = {
         objective: {int(one.trajectory[-1]) for one in plan.batch(0)}
@@ -160,7 +160,7 @@ def test_objectives_choose_their_population() -> None:
 
 
 def test_all_wrong_groups_are_kept_or_dropped() -> None:
-    groups = [make_trajectory(group=group, k=k, group_size=2, verdicts=[I if group else C]) for group in (0, 1) for k in (0, 1)]
+    groups = [make_trajectory(group=group, k=k, group_size=2, verdicts=[WRONG if group else RIGHT]) for group in (0, 1) for k in (0, 1)]
     kept = make_plan(groups, ReturnSpec(), TrainSpec())
     dropped = make_plan(groups, ReturnSpec(), TrainSpec(all_wrong="drop"))
     assert (len(kept.examples), len(dropped.examples)) == (4, 2)
@@ -169,11 +169,11 @@ def test_all_wrong_groups_are_kept_or_dropped() -> None:
 
 def test_no_weight_at_all_is_an_error_with_a_remedy() -> None:
     with pytest.raises(SpecError, match=r"'star': 1 all_wrong.*Choose another objective"):
-        make_plan([make_trajectory(group_size=1, verdicts=[I])], ReturnSpec(), TrainSpec(objective="star"))
+        make_plan([make_trajectory(group_size=1, verdicts=[WRONG])], ReturnSpec(), TrainSpec(objective="star"))
 
 
 def test_all_turns_supervises_every_response_in_one_sequence() -> None:
-    one = make_trajectory(verdicts=[I, I, C], group_size=1, seed=3)
+    one = make_trajectory(verdicts=[WRONG, WRONG, RIGHT], group_size=1, seed=3)
     turns = [turn.model_copy(update={"token_ids": [9, 10, END]}) for turn in one.turns]
     prompts = [[1, 4]]
     for turn in turns[:-1]:
@@ -186,14 +186,14 @@ def test_all_turns_supervises_every_response_in_one_sequence() -> None:
 
 
 def test_all_turns_keeps_apart_what_the_engine_tokenised_anew() -> None:
-    one = make_trajectory(verdicts=[I, C], group_size=1)
+    one = make_trajectory(verdicts=[WRONG, RIGHT], group_size=1)
     second = one.turns[1].model_copy(update={"prompt_token_ids": [1, 50, 51]})
     cut = cut_examples(one.model_copy(update={"turns": [one.turns[0], second]}), 1.0, "all_turns", 100)
     assert [len(example.spans) for example in cut.examples] == [1, 1]
 
 
 def test_a_long_context_loses_its_earliest_turns_and_keeps_the_problem() -> None:
-    one = make_trajectory(verdicts=[I, I, I, C], group_size=1)
+    one = make_trajectory(verdicts=[WRONG, WRONG, WRONG, RIGHT], group_size=1)
     first, second, third, last = (turn.prompt_token_ids for turn in one.turns)
     assert fit_context(one.turns, len(last)) == last
     assert fit_context(one.turns, len(last) - 1) == first + last[len(second) :]
