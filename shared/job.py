@@ -14,11 +14,15 @@ MAX_INLINE = 10_000
 """Most problems that a request may carry inline; more belong in a file under the data root."""
 
 
+Columns = dict[Literal["id", "kind", "problem", "answer", "choices"], str | list[str]]
+"""Field of a problem -> where the source keeps it."""
+
+
 class DatasetSpec(Schema):
     """Problems from exactly one source: a file under the data root, a Hugging Face dataset, or inline."""
 
     path: str | None = None
-    """File under DRIFT_DATA_ROOT: .jsonl or .jsonl.gz, one problem a line."""
+    """File under DRIFT_DATA_ROOT: .jsonl, .jsonl.gz, .csv or .parquet, one problem a row."""
     hub: str | None = None
     """Hugging Face dataset, `owner/name`, with `config` and `split`."""
     problems: Annotated[list[Problem], Field(min_length=1, max_length=MAX_INLINE)] | None = None
@@ -28,6 +32,10 @@ class DatasetSpec(Schema):
     """Take this many problems, after shuffling."""
     shuffle_seed: int | None = None
     """Shuffle with this seed first; absent keeps the source's order."""
+    columns: Columns = {}
+    """Where a problem's fields are called otherwise: field -> column; `choices` may name a column for each option."""
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    """Refuse the job for a bad row, or leave such rows out and count them."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -285,6 +293,8 @@ class JobStatus(Schema):
     """Folder or hub name of the base policy's weights."""
     problems: list[int] = []
     """Rows of the job's dataset (0 without one) and of each evaluation set."""
+    skipped_rows: list[int] = []
+    """Bad rows that `on_bad_row: skip` left out, in the same order."""
     steps_done: int = 0
     """Steps of the job's plan that are finished; a restart goes on after these."""
     steps_total: int = 0

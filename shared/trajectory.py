@@ -1,8 +1,8 @@
 """A trajectory: what one episode leaves behind. One entry of the stream, one row of the dataset."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.grading import Kind, Method, Verdict
 from shared.schema import Schema
@@ -19,9 +19,18 @@ class Problem(Schema):
 
     id: Annotated[str, Field(min_length=1, max_length=256)]
     kind: Kind = "math"
+    """Absent: `choice` where there are choices, else `math`."""
     problem: Annotated[str, Field(min_length=1, max_length=1 << 18)]
     answer: str | Annotated[list[str], Field(min_length=1, max_length=64)]
     choices: Annotated[list[str], Field(min_length=2, max_length=26)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _infer_kind(cls, row: object) -> object:
+        if not isinstance(row, dict):
+            return row
+        fields = cast(dict[str, object], row)
+        return {"kind": "choice", **fields} if fields.get("choices") else fields
 
 
 class Turn(Schema):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from redis.asyncio import Redis
 
-from services.rollout.datasets import count_problems, read_problems
+from services.rollout.datasets import Tally, count_problems, read_problems
 from services.rollout.engine import EngineDown
 from services.rollout.engines import Engines
 from services.rollout.evaluation import evaluate, summarise
@@ -96,11 +96,15 @@ class Steps:
     async def _prepare(self, spec: JobSpec, status: JobStatus) -> JobStatus:
         """Every row is read and checked, and the engines' model known, before a token is generated."""
         served = await self._engines.served_model()
-        counts = [
-            await asyncio.to_thread(count_problems, dataset, self._settings.data_root) if dataset else 0
+        tallies = [
+            await asyncio.to_thread(count_problems, dataset, self._settings.data_root) if dataset else Tally()
             for dataset in (spec.dataset, *spec.evaluate)
         ]
-        return status.model_copy(update={"model": served.name, "base": served.root, "problems": counts})
+        counted = {
+            "problems": [tally.problems for tally in tallies],
+            "skipped_rows": [tally.skipped for tally in tallies],
+        }
+        return status.model_copy(update={"model": served.name, "base": served.root} | counted)
 
     async def _play(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """One rollout or evaluation: hand out tickets until every trajectory is published."""

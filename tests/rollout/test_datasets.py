@@ -4,6 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from services.rollout.datasets import count_problems, read_problems
@@ -48,7 +50,7 @@ def test_a_shuffle_is_a_function_of_its_seed_and_a_limit_takes_its_beginning(tmp
         ({**GOOD, "choices": None}, "field choices"),
         ({**GOOD, "problem": ""}, "field problem"),
         ({**GOOD, "kind": "essay"}, "field kind"),
-        ({key: value for key, value in GOOD.items() if key != "id"}, "field id"),
+        ({key: value for key, value in GOOD.items() if key != "answer"}, "field answer"),
     ],
 )
 def test_a_bad_row_is_named_by_file_line_and_field(tmp_path: Path, row: object, field: str) -> None:
@@ -76,6 +78,40 @@ def test_a_missing_file_and_an_unknown_format_say_so(tmp_path: Path) -> None:
         count_problems(DatasetSpec(path="none.jsonl"), tmp_path)
     with pytest.raises(DatasetError, match="unknown format"):
         count_problems(DatasetSpec(path="none.xlsx"), tmp_path)
+
+
+CSV = 'question,right,first,second,id\n2 + 2?,B,3,4,a\n"Big, red?",A,yes,no,b\n'
+
+
+def test_a_csv_file_needs_only_a_mapping_of_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text(CSV)
+    columns = {"problem": "question", "answer": "right", "choices": ["first", "second"]}
+    spec = DatasetSpec.model_validate({"path": "own.csv", "columns": columns})
+    first, second = read_problems(spec, tmp_path)
+    assert (first.id, first.problem, first.answer, first.choices) == ("a", "2 + 2?", "B", ["3", "4"])
+    assert first.kind == "choice"
+    assert (second.problem, second.choices) == ("Big, red?", ["yes", "no"])
+    with pytest.raises(DatasetError, match=r"own\.csv, line 2, field problem: the row has no column 'text'"):
+        count_problems(spec.model_copy(update={"columns": {"problem": "text"}}), tmp_path)
+
+
+def test_a_parquet_file_is_read_row_by_row(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": str(number)} for number in range(600)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    spec = DatasetSpec(path="rows.parquet")
+    assert [problem.id for problem in read_problems(spec, tmp_path)] == [str(number) for number in range(600)]
+    (tmp_path / "bad.parquet").write_bytes(b"not parquet")
+    with pytest.raises(DatasetError, match=r"bad\.parquet cannot be read"):
+        count_problems(DatasetSpec(path="bad.parquet"), tmp_path)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_bad_rows_can_be_skipped_and_are_counted(tmp_path: Path, seed: int | None) -> None:
+    spec = write(tmp_path, GOOD, "not json", {**GOOD, "answer": "Z"}, {**GOOD, "id": "2"}, [1])
+    tally = count_problems(spec.model_copy(update={"on_bad_row": "skip", "shuffle_seed": seed}), tmp_path)
+    assert (tally.problems, tally.skipped) == (2, 3)
+    with pytest.raises(DatasetError, match="3 bad rows skipped"):
+        count_problems(write(tmp_path, "x", "y", "z").model_copy(update={"on_bad_row": "skip"}), tmp_path)
 
 
 def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Rows of a dataset file, as a stream: JSON lines (plain or gzip), CSV, Parquet. Each with its place in the file."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shared.errors import DatasetError
+
+Place = str
+Row = object
+"""A mapping of fields, or for JSON lines the line itself, parsed where a bad one can be skipped."""
+
+_BATCH = 256
+
+
+def find_file(data_root: Path, name: str) -> Path:
+    """The file under the data root; links that lead outside are refused."""
+    root = data_root.resolve()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise DatasetError(f"{name} lies outside DRIFT_DATA_ROOT.", remedy="Name a file inside it.")
+    if _reader_of(name) is None:
+        raise DatasetError(f"{name} has an unknown format.", remedy=f"Use {', '.join(_READERS)}.")
+    if not path.is_file():
+        raise DatasetError(f"{name} is not in DRIFT_DATA_ROOT.", remedy="Put it there, or correct the name.")
+    return path
+
+
+def read_rows(path: Path) -> Iterator[tuple[Place, Row]]:
+    """Every row; raises `DatasetError` where the file itself cannot be read."""
+    reader = _reader_of(path.name)
+    assert reader is not None
+    try:
+        yield from reader(path)
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise DatasetError(
+            f"{path.name} cannot be read: {error}.", remedy="Check its format and encoding (UTF-8)."
+        ) from error
+
+
+def parse_line(line: str, place: Place) -> Row:
+    """One JSON line."""
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise DatasetError(f"{place}: not JSON ({error}).", remedy="Write one JSON object a line.") from error
+
+
+def _read_json_lines(path: Path) -> Iterator[tuple[Place, Row]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield f"{path.name}, line {number}", line
+
+
+def _read_csv(path: Path) -> Iterator[tuple[Place, Row]]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines)
+        for row in reader:
+            yield f"{path.name}, line {reader.line_num}", {name: cell for name, cell in row.items() if cell}
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[Place, Row]]:
+    with pq.ParquetFile(path) as file:
+        number = 0
+        for batch in file.iter_batches(batch_size=_BATCH):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path.name}, row {number}", row
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[Place, Row]]]] = {
+    ".jsonl": _read_json_lines,
+    ".jsonl.gz": _read_json_lines,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def _reader_of(name: str) -> Callable[[Path], Iterator[tuple[Place, Row]]] | None:
+    return next((reader for suffix, reader in _READERS.items() if name.endswith(suffix)), None)
