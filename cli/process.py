@@ -22,6 +22,8 @@ import psutil
 from cli import keeper
 from shared.errors import DriftError
 
+CHECK_S = 10.0
+"""Longest time for one health check."""
 POLL_S = 0.2
 """Time between two health checks."""
 RESTART_WINDOW_S = 600.0
@@ -56,7 +58,7 @@ class Service:
     name: str
     command: Sequence[str]
     healthy: Check
-    """Must come back within a few seconds; False or an `OSError` while the service is not ready."""
+    """False or an `OSError` while the service is not ready."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to this process's own."""
     after: Sequence[str] = ()
@@ -144,14 +146,24 @@ class Child:
         """Return once healthy or dead; raises `ServiceFailed` after the deadline."""
         deadline = time.monotonic() + self.service.deadline_s
         while not ended.done():
-            with suppress(OSError):
-                if await self.service.healthy():
-                    self._become(Health.HEALTHY)
-                    self.ready.set()
-                    return
+            if await self._is_healthy():
+                self._become(Health.HEALTHY)
+                self.ready.set()
+                return
             if time.monotonic() > deadline:
                 raise self._failure(f"{self.service.name} was not healthy within {self.service.deadline_s:.0f} s")
             await asyncio.wait([ended], timeout=POLL_S)
+
+    async def _is_healthy(self) -> bool:
+        """One check, in a task of its own: clients that swallow a cancellation would keep this one from ending."""
+        check = asyncio.create_task(self.service.healthy())
+        try:
+            await asyncio.wait([check], timeout=CHECK_S)
+            with suppress(OSError):
+                return check.done() and check.result()
+            return False
+        finally:
+            check.cancel()
 
     def _become(self, health: Health) -> None:
         self.health = health

@@ -165,6 +165,28 @@ async def test_a_service_that_never_gets_healthy_fails_within_its_deadline_and_e
     assert ("bad", Health.FAILED) in changes
 
 
+async def test_a_check_that_swallows_its_cancellation_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    checked = asyncio.Event()
+
+    async def stubborn() -> bool:
+        checked.set()
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            return True
+        return False
+
+    async def never() -> bool:
+        await checked.wait()
+        return False
+
+    held = Service("held", python("import time; time.sleep(600)"), stubborn)
+    broken = Service("broken", python("import time; time.sleep(1); raise SystemExit(3)"), never, restarts=0)
+    with pytest.raises(ServiceFailed, match="exit code 3"):
+        async with asyncio.timeout(DEADLINE_S), supervise([held, broken], tmp_path):
+            pytest.fail("the body must not begin")
+
+
 async def test_an_error_of_the_body_comes_out_as_it_is(tmp_path: Path) -> None:
     service = Service("sleeper", python("import time; time.sleep(600)"), file_check(tmp_path))
     with pytest.raises(KeyError):
