@@ -70,6 +70,20 @@ class WorkerPool:
     @property
     def alive(self) -> bool:
         """Whether workers can be had."""
+        return bool(self._idle) or self._breeds
+
+    @property
+    def busy(self) -> frozenset[int]:
+        """Process ids of the workers that have a task."""
+        return frozenset(self._busy)
+
+    @property
+    def processes(self) -> frozenset[int]:
+        """Process ids of all workers."""
+        return self.busy | {worker.pid for worker in self._idle}
+
+    @property
+    def _breeds(self) -> bool:
         return self._zygote is not None and self._zygote.returncode is None
 
     async def run(self, task: Task, deadline: float, *, heavy: bool = False) -> Outcome | None:
@@ -78,17 +92,17 @@ class WorkerPool:
             if heavy:
                 await places.enter_async_context(self._heavy)
             await places.enter_async_context(self._places)
-            for _ in range(2):
+            for fresh in (False, True):
                 try:
-                    return await self._dispatch(task, deadline)
+                    return await self._dispatch(task, deadline, fresh=fresh)
                 except TimeoutError:
                     return None
                 except (ConnectionError, asyncio.IncompleteReadError):
                     self._metrics.kills.labels("died").inc()
             return Outcome(failure="The symbolic worker died twice on this task.")
 
-    async def _dispatch(self, task: Task, deadline: float) -> Outcome:
-        worker = self._idle.pop() if self._idle else await self._fork()
+    async def _dispatch(self, task: Task, deadline: float, *, fresh: bool) -> Outcome:
+        worker = await self._fork() if fresh or not self._idle else self._idle.pop()
         self._busy[worker.pid] = worker
         healthy = False
         try:
@@ -115,14 +129,19 @@ class WorkerPool:
             os.kill(worker.pid, signal.SIGKILL)
 
     async def _fork(self) -> Worker:
-        async with asyncio.timeout(START_SECONDS):
-            async with self._starting:
-                if not self.alive:
-                    await self._start_zygote()
-            reader, writer = await asyncio.open_unix_connection(self._path, limit=1 << 16)
-            return Worker(
-                orjson.loads(await reader.readuntil(b"\n")), reader, writer, self._settings.verifier_worker_tasks
-            )
+        async with asyncio.timeout(START_SECONDS), self._starting:
+            if not self._breeds:
+                await self._start_zygote()
+            try:
+                return await self._connect()
+            except (ConnectionError, FileNotFoundError, asyncio.IncompleteReadError):  # it died, and is not reaped yet
+                await self._start_zygote()
+                return await self._connect()
+
+    async def _connect(self) -> Worker:
+        reader, writer = await asyncio.open_unix_connection(self._path, limit=1 << 16)
+        pid = orjson.loads(await reader.readuntil(b"\n"))
+        return Worker(pid, reader, writer, self._settings.verifier_worker_tasks)
 
     async def _start_zygote(self) -> None:
         if self._zygote is not None:

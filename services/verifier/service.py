@@ -60,7 +60,7 @@ class Verifier:
 
     @contextmanager
     def _admit(self, count: int) -> Generator[None]:
-        if self._in_flight + count > self._settings.verifier_queue:
+        if self._in_flight and self._in_flight + count > self._settings.verifier_queue:
             self._metrics.refusals.inc()
             raise Overloaded(
                 f"{self._in_flight} items are being graded, and {count} more do not fit.", remedy="Try again later."

@@ -26,7 +26,7 @@ class VerifierSettings(Settings):
     verifier_deadline_ms: Annotated[int, Field(ge=10, le=60_000)] = 2_000
     """Longest time a symbolic task may run, counted from its dispatch, where the item names none."""
     verifier_queue: Annotated[int, Field(ge=1)] = 4_096
-    """Most items in the server at once; beyond it requests are refused with 429."""
+    """Most items in the server at once; beyond it requests are refused with 429, except to an idle server."""
     verifier_cache: Annotated[int, Field(ge=0)] = 65_536
     """Most decisions kept, by gold and extracted answer; the least recently used goes first."""
     verifier_max_body_mb: Annotated[int, Field(ge=1, le=1024)] = 32

@@ -1,0 +1,103 @@
+"""Symbolic workers: a deadline kills, a death is repaired, memory is limited, and none outlives the server."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from services.verifier.metrics import Metrics
+from services.verifier.pool import WorkerPool
+from services.verifier.settings import VerifierSettings
+from services.verifier.task import Task
+
+EASY = Task(pairs=[("1", r"\lim_{x\to 0} \frac{\sin x}{x}")])
+ENDLESS = Task(pairs=[(r"\int \cos(x)^{\sin x} dx", r"\int \sin(x)^{\cos x} \ln(\tan x) dx")])
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[WorkerPool]:
+    async with WorkerPool(VerifierSettings(verifier_workers=2), Metrics()) as workers:
+        yield workers
+
+
+async def test_a_task_is_decided(pool: WorkerPool) -> None:
+    outcome = await pool.run(EASY, 20)
+    assert outcome is not None
+    assert outcome.equal is True
+
+
+async def test_a_deadline_kills_the_worker_and_the_next_task_finds_a_fresh_one(pool: WorkerPool) -> None:
+    before = pool.processes
+    assert await pool.run(ENDLESS, 0.3) is None
+    outcome = await pool.run(EASY, 20)
+    assert outcome is not None
+    assert outcome.equal is True
+    assert len(before & pool.processes) == 1
+    await until(lambda: not any(map(psutil.pid_exists, before - pool.processes)))
+
+
+async def test_a_worker_killed_at_rest_is_replaced_unseen(pool: WorkerPool) -> None:
+    for pid in pool.processes:
+        os.kill(pid, signal.SIGKILL)
+    outcome = await pool.run(EASY, 20)
+    assert outcome is not None
+    assert outcome.equal is True
+
+
+async def test_a_worker_killed_at_work_has_its_task_tried_once_more(pool: WorkerPool) -> None:
+    running = asyncio.create_task(pool.run(ENDLESS, 1.0))
+    for _ in range(2):
+        await until(lambda: bool(pool.busy))
+        (pid,) = pool.busy
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda pid=pid: pid not in pool.busy)
+    outcome = await running
+    assert outcome is not None
+    assert outcome.equal is None
+    assert "died twice" in (outcome.failure or "")
+
+
+async def test_a_dead_zygote_is_started_again(pool: WorkerPool) -> None:
+    assert await pool.run(EASY, 20) is not None
+    zygote = psutil.Process(next(iter(pool.processes))).parent()
+    assert zygote is not None
+    for pid in (zygote.pid, *pool.processes):
+        os.kill(pid, signal.SIGKILL)
+    outcome = await pool.run(EASY, 30)
+    assert outcome is not None
+    assert outcome.equal is True
+
+
+async def test_heavy_tasks_leave_room_for_others(pool: WorkerPool) -> None:
+    heavy = [asyncio.create_task(pool.run(ENDLESS, 0.6, heavy=True)) for _ in range(4)]
+    await until(lambda: bool(pool.busy))
+    outcome = await pool.run(EASY, 20)
+    assert outcome is not None
+    assert outcome.equal is True
+    assert not heavy[-1].done()
+    await asyncio.gather(*heavy)
+
+
+async def test_workers_are_replaced_after_their_tasks_and_none_outlives_the_pool() -> None:
+    seen: set[int] = set()
+    async with WorkerPool(VerifierSettings(verifier_workers=1, verifier_worker_tasks=2), Metrics()) as pool:
+        for _ in range(5):
+            assert await pool.run(EASY, 20) is not None
+            seen |= pool.processes
+    assert len(seen) == 3
+    await until(lambda: not any(map(psutil.pid_exists, seen)))
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for a condition; `AssertionError` after `seconds`."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "the condition never held"
+        await asyncio.sleep(0.01)
