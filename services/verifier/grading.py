@@ -19,7 +19,10 @@ from services.verifier.parser import parse
 from services.verifier.scalars import free_names
 from services.verifier.syntax import Node, Unparsed
 from services.verifier.words import compare_words
-from shared.grading import Method, Verdict, VerifyItem
+from shared.grading import Kind, Method, Verdict, VerifyItem
+
+MAX_REMEMBERED = 8_000
+"""Longest response whose answer is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +56,31 @@ def golds_of(item: VerifyItem) -> tuple[str, ...]:
 
 
 def extract(item: VerifyItem) -> Extracted:
-    """Read the item's answer out of its response."""
-    match item.kind:
+    """Read the item's answer out of its response; a response that came before is not read again."""
+    choices = None if item.choices is None else tuple(item.choices)
+    read = _read_again if len(item.response) <= MAX_REMEMBERED else _read
+    return read(item.kind, item.response, golds_of(item), item.letters, choices)
+
+
+def _read(
+    kind: Kind, response: str, golds: tuple[str, ...], letters: str | None, choices: tuple[str, ...] | None
+) -> Extracted:
+    match kind:
         case "choice":
-            letters = item_letters(item.letters, item.choices)
-            several = any(len(gold_letters(gold, letters, item.choices)) > 1 for gold in golds_of(item))
-            chosen = extract_choice(item.response, letters, item.choices, several)
+            known = item_letters(letters, choices)
+            several = any(len(gold_letters(gold, known, choices)) > 1 for gold in golds)
+            chosen = extract_choice(response, known, choices, several)
             return Extracted(chosen, chosen)
         case "string":
-            region = answer_region(item.response) or None
+            region = answer_region(response) or None
             return Extracted(region, region and string_form(region))
         case "math":
-            answer = next(
-                (gold for gold in golds_of(item) if gold.strip() == item.response.strip()), None
-            ) or extract_math(item.response)
+            whole = response.strip()
+            answer = next((gold for gold in golds if gold.strip() == whole), None) or extract_math(response)
             return Extracted(answer, None if answer is None else normal_form(answer))
+
+
+_read_again = lru_cache(maxsize=2_048)(_read)
 
 
 def decide(item: VerifyItem, extracted: Extracted) -> Decision | Deferred:

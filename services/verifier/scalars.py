@@ -26,6 +26,10 @@ UNITS = frozenset(
 )
 
 
+CALCULUS = ("integral:", "limit:", "derivative", "series:")
+"""Operators that computer algebra may have to work out; a sum between two numbers is written out instead."""
+
+
 @dataclass(frozen=True, slots=True)
 class Traits:
     """What an expression holds: its variables (bound ones too), the imaginary unit, calculus, words, an ellipsis."""
@@ -48,8 +52,9 @@ def traits(node: Node) -> Traits:
                 names.add(name)
             case Text():
                 words = True
-            case Op(name, _):
-                calculus = calculus or name.startswith(("integral:", "limit:", "derivative", "series:"))
+            case Op(name, args):
+                finite = name.startswith("series:") and all(isinstance(bound, Num) for bound in args[1:])
+                calculus = calculus or (name.startswith(CALCULUS) and not finite)
             case _:
                 pass
     free = frozenset(name for name in names if name not in CONSTANT_NAMES and not name.startswith("@"))
@@ -199,6 +204,10 @@ def _same_values(gold: Node, answer: Node, wanted: Number | None, found: Number 
     """Whether two expressions have the same values; at points where only one is defined or real, neither counts."""
     names = free_names(gold) | free_names(answer)
     imaginary = traits(gold).imaginary or traits(answer).imaginary
+    if _integrand(gold) is not None or _integrand(answer) is not None:
+        verdict = _compare_antiderivatives(gold, answer)
+        if verdict is not None:
+            return verdict
     undecided = None if traits(gold).calculus or traits(answer).calculus else False
     met = 0
     for place in range(len(points(names))):
@@ -221,6 +230,31 @@ def _same_values(gold: Node, answer: Node, wanted: Number | None, found: Number 
     if met >= (2 if names else 1):
         return True
     return undecided if undecided is None else _same_prints(gold, answer, names)
+
+
+def _integrand(node: Node) -> tuple[str, Node] | None:
+    """The variable and integrand of a single indefinite integral standing alone; None for any other node."""
+    match node:
+        case Op(name, (body,)) if name.startswith("integral:int:@") and "," not in name:
+            return name[len("integral:int:@") :], body
+        case _:
+            return None
+
+
+def _compare_antiderivatives(gold: Node, answer: Node) -> bool | None:
+    """Grade two indefinite integrals by their integrands, and one against a constant; None for anything else."""
+    wanted, found = _integrand(gold), _integrand(answer)
+    if wanted is not None and found is not None:
+        differentials = [{f"@{variable}": Fraction(1)} for variable, _ in (wanted, found)]
+        names = free_names(gold) | free_names(answer)
+        same = wanted[0] == found[0]
+        return same and all(
+            Evaluator({**point, **differentials[0]}).fingerprint(wanted[1])
+            == Evaluator({**point, **differentials[1]}).fingerprint(found[1])
+            for point in points(names | {wanted[0]})
+        )
+    other = answer if wanted is not None else gold
+    return False if not free_names(other) and not traits(other).calculus else None
 
 
 @lru_cache(maxsize=8192)

@@ -20,7 +20,6 @@ from services.verifier.symbolic import Refused, answers_equal
 from services.verifier.syntax import Unparsed
 from services.verifier.task import Outcome, Task
 
-
 WARM_UP = (
     (r"\lim_{t\to 0} \frac{\sin t}{t}", "1"),
     (r"\int_0^1 t e^t dt", "1"),
