@@ -7,7 +7,8 @@ Graders: this service over HTTP with a cold cache; math-verify in this process, 
 
     accuracy                 share of all rows that the service grades as labelled
     false_positives          rows labelled wrong that it calls correct
-    p50_ratio                median grading time in the server, fast tiers (ms of each result), over math-verify's in-process median
+    p50_ratio                median grading time in the server, fast tiers (ms of each result), over math-verify's
+    in-process median
     set_speedup              items/s of the service on the math rows over those of the pool
     rollout_stream_speedup   the same on a stream where 16 siblings share four responses
 """
@@ -73,7 +74,8 @@ def load(path: Path) -> list[Case]:
 
 
 def rollout_stream(cases: Sequence[Case]) -> list[Case]:
-    """Each problem sixteen times: its siblings share four responses, one of them its own, the others its neighbours'."""
+    """Each problem sixteen times: its siblings share four responses, one of them its own, the others its
+    neighbours'."""
     chooser = random.Random(0)
     stream: list[Case] = []
     for place, case in enumerate(cases):
@@ -92,7 +94,9 @@ def math_verify_grade(case: Case) -> tuple[bool, float]:
 def string_grade(case: Case) -> tuple[bool, float]:
     """String equality's verdict and milliseconds."""
     start = time.perf_counter()
-    return "".join(case.gold.split()).lower() == "".join(case.response.split()).lower(), (time.perf_counter() - start) * 1000
+    return "".join(case.gold.split()).lower() == "".join(case.response.split()).lower(), (
+        time.perf_counter() - start
+    ) * 1000
 
 
 @contextmanager
@@ -101,13 +105,22 @@ def service() -> Iterator[BlockingVerifierClient]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "DRIFT_VERIFIER_PORT": str(port), "DRIFT_VERIFIER_HOST": "127.0.0.1", "DRIFT_API_KEYS": ""}
+    environment = {
+        **os.environ,
+        "DRIFT_VERIFIER_PORT": str(port),
+        "DRIFT_VERIFIER_HOST": "127.0.0.1",
+        "DRIFT_API_KEYS": "",
+    }
     process = subprocess.Popen([sys.executable, "-m", "services.verifier"], env=environment)
     try:
         with BlockingVerifierClient(f"http://127.0.0.1:{port}") as client:
             client.wait_until_ready(START_SECONDS)
-            client.verify([VerifyItem(id="warm", response=r"\boxed{\sqrt{12}+1}", answer=r"1+2\sqrt{3}"),
-                           VerifyItem(id="warmer", response=r"\int_0^2 t dt", answer="2")])
+            client.verify(
+                [
+                    VerifyItem(id="warm", response=r"\boxed{\sqrt{12}+1}", answer=r"1+2\sqrt{3}"),
+                    VerifyItem(id="warmer", response=r"\int_0^2 t dt", answer="2"),
+                ]
+            )
             yield client
     finally:
         process.terminate()
@@ -116,21 +129,29 @@ def service() -> Iterator[BlockingVerifierClient]:
 
 def grade(client: BlockingVerifierClient, cases: Sequence[Case]) -> tuple[list[VerifyResult], float]:
     """The service's results and the seconds they took, HTTP included."""
-    items = [VerifyItem.model_validate({"id": str(place), "kind": case.kind, "response": case.response, "answer": case.gold})
-             for place, case in enumerate(cases)]
+    items = [
+        VerifyItem.model_validate({"id": str(place), "kind": case.kind, "response": case.response, "answer": case.gold})
+        for place, case in enumerate(cases)
+    ]
     start = time.perf_counter()
     results = client.verify(items)
     return results, time.perf_counter() - start
 
 
-def report(name: str, cases: Sequence[Case], verdicts: Sequence[bool], times: Sequence[float], seconds: float, stream: float) -> Report:
+def report(
+    name: str, cases: Sequence[Case], verdicts: Sequence[bool], times: Sequence[float], seconds: float, stream: float
+) -> Report:
     """The figures of one grader."""
     ordered = sorted(times)
     return Report(
-        name, sum(case.correct == verdict for case, verdict in zip(cases, verdicts, strict=True)),
+        name,
+        sum(case.correct == verdict for case, verdict in zip(cases, verdicts, strict=True)),
         sum(verdict and not case.correct for case, verdict in zip(cases, verdicts, strict=True)),
         sum(case.correct and not verdict for case, verdict in zip(cases, verdicts, strict=True)),
-        statistics.median(ordered), ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], len(cases) / seconds, stream,
+        statistics.median(ordered),
+        ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))],
+        len(cases) / seconds,
+        stream,
     )
 
 
@@ -146,13 +167,26 @@ def measure(cases: Sequence[Case]) -> tuple[list[Report], dict[str, float]]:
         _, stream_seconds = grade(client, stream)
     correct = [result.verdict == Verdict.CORRECT for result in results]
     fast = [result.ms for result in math_results if result.method in ("string", "numeric")]
-    ours = report("this service (HTTP)", math_cases, [result.verdict == Verdict.CORRECT for result in math_results],
-                  [result.ms for result in math_results], seconds, len(stream) / stream_seconds)
+    ours = report(
+        "this service (HTTP)",
+        math_cases,
+        [result.verdict == Verdict.CORRECT for result in math_results],
+        [result.ms for result in math_results],
+        seconds,
+        len(stream) / stream_seconds,
+    )
 
     math_verify_grade(math_cases[0])
     start = time.perf_counter()
     graded = [math_verify_grade(case) for case in math_cases]
-    alone = report("math-verify, in process", math_cases, [right for right, _ in graded], [ms for _, ms in graded], time.perf_counter() - start, 0.0)
+    alone = report(
+        "math-verify, in process",
+        math_cases,
+        [right for right, _ in graded],
+        [ms for _, ms in graded],
+        time.perf_counter() - start,
+        0.0,
+    )
 
     processes = len(os.sched_getaffinity(0))
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
@@ -163,11 +197,25 @@ def measure(cases: Sequence[Case]) -> tuple[list[Report], dict[str, float]]:
         start = time.perf_counter()
         pool.map(math_verify_grade, stream, chunksize=1)
         pool_stream = len(stream) / (time.perf_counter() - start)
-    pooled = report(f"math-verify, pool of {processes}", math_cases, [right for right, _ in graded], [ms for _, ms in graded], pool_seconds, pool_stream)
+    pooled = report(
+        f"math-verify, pool of {processes}",
+        math_cases,
+        [right for right, _ in graded],
+        [ms for _, ms in graded],
+        pool_seconds,
+        pool_stream,
+    )
 
     start = time.perf_counter()
     graded = [string_grade(case) for case in math_cases]
-    strings = report("string equality", math_cases, [right for right, _ in graded], [ms for _, ms in graded], time.perf_counter() - start, 0.0)
+    strings = report(
+        "string equality",
+        math_cases,
+        [right for right, _ in graded],
+        [ms for _, ms in graded],
+        time.perf_counter() - start,
+        0.0,
+    )
     figures = {
         "accuracy": sum(case.correct == verdict for case, verdict in zip(cases, correct, strict=True)) / len(cases),
         "false_positives": sum(verdict and not case.correct for case, verdict in zip(cases, correct, strict=True)),
@@ -180,11 +228,21 @@ def measure(cases: Sequence[Case]) -> tuple[list[Report], dict[str, float]]:
 
 def show(reports: Sequence[Report], figures: dict[str, float]) -> None:
     """Print the table and the figures."""
-    table = Table("grader", "right", "false +", "false -", "p50 ms", "p99 ms", "items/s", "stream items/s", title="Math rows")
+    table = Table(
+        "grader", "right", "false +", "false -", "p50 ms", "p99 ms", "items/s", "stream items/s", title="Math rows"
+    )
     for line in reports:
         total = line.right + line.false_positives + line.false_negatives
-        table.add_row(line.name, f"{line.right / total:.3f}", str(line.false_positives), str(line.false_negatives), f"{line.p50:.3f}", f"{line.p99:.1f}",
-                      f"{line.items_per_second:,.0f}", f"{line.stream_per_second:,.0f}" if line.stream_per_second else "")
+        table.add_row(
+            line.name,
+            f"{line.right / total:.3f}",
+            str(line.false_positives),
+            str(line.false_negatives),
+            f"{line.p50:.3f}",
+            f"{line.p99:.1f}",
+            f"{line.items_per_second:,.0f}",
+            f"{line.stream_per_second:,.0f}" if line.stream_per_second else "",
+        )
     console = Console()
     console.print(table)
     for name, figure in figures.items():
@@ -194,7 +252,9 @@ def show(reports: Sequence[Report], figures: dict[str, float]) -> None:
 def main() -> None:
     """Entry point; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="gzipped JSONL of cases {kind, gold, response, correct}")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help="gzipped JSONL of cases {kind, gold, response, correct}"
+    )
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     reports, figures = measure(load(arguments.data))

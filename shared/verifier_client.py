@@ -1,6 +1,7 @@
 """The verifier's clients: results in the items' order, ids checked, retries on transport errors, 429 and 503 only.
 
-A verdict is never invented: what cannot be graded raises `Unavailable`, and `timeout` and `error` come back as they are.
+A verdict is never invented: what cannot be graded raises `Unavailable`, and `timeout` and `error` come back as they
+are.
 """
 
 import asyncio
@@ -36,10 +37,21 @@ class VerifierClient:
     `timeout` bounds one request in seconds, `attempts` the tries of one request, `concurrency` the requests in flight.
     """
 
-    def __init__(self, base_url: str, api_key: str | None = None, *, timeout: float = TIMEOUT_SECONDS, attempts: int = ATTEMPTS,
-                 concurrency: int = 16, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        attempts: int = ATTEMPTS,
+        concurrency: int = 16,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         self._http = httpx.AsyncClient(
-            base_url=base_url.rstrip("/"), timeout=timeout, transport=transport, headers=_headers(api_key),
+            base_url=base_url.rstrip("/"),
+            timeout=timeout,
+            transport=transport,
+            headers=_headers(api_key),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
         )
         self._attempts = attempts
@@ -48,7 +60,9 @@ class VerifierClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -58,7 +72,8 @@ class VerifierClient:
     async def verify(self, items: Sequence[VerifyItem]) -> list[VerifyResult]:
         """One result for each item, in order; any number of items.
 
-        Raises `Unavailable` where the verifier cannot be reached within the attempts, `DriftError` where it refuses the request.
+        Raises `Unavailable` where the verifier cannot be reached within the attempts, `DriftError` where it refuses
+        the request.
         """
         tasks = [asyncio.create_task(self._verify_batch(batch)) for batch in _batches(items)]
         try:
@@ -78,8 +93,12 @@ class VerifierClient:
         body = _body(items)
         async with self._places:
             try:
-                async for attempt in AsyncRetrying(stop=stop_after_attempt(self._attempts), wait=_wait, retry=retry_if_exception(_is_passing),
-                                                   reraise=True):
+                async for attempt in AsyncRetrying(
+                    stop=stop_after_attempt(self._attempts),
+                    wait=_wait,
+                    retry=retry_if_exception(_is_passing),
+                    reraise=True,
+                ):
                     with attempt:
                         reply = await self._http.post(PATH, content=body, headers=JSON)
                         return _results(reply, items)
@@ -91,15 +110,26 @@ class VerifierClient:
 class BlockingVerifierClient:
     """The same for programs without an event loop; use as a context manager or call `close`."""
 
-    def __init__(self, base_url: str, api_key: str | None = None, *, timeout: float = TIMEOUT_SECONDS, attempts: int = ATTEMPTS,
-                 transport: httpx.BaseTransport | None = None) -> None:
-        self._http = httpx.Client(base_url=base_url.rstrip("/"), timeout=timeout, transport=transport, headers=_headers(api_key))
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        attempts: int = ATTEMPTS,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.Client(
+            base_url=base_url.rstrip("/"), timeout=timeout, transport=transport, headers=_headers(api_key)
+        )
         self._attempts = attempts
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -108,7 +138,9 @@ class BlockingVerifierClient:
 
     def wait_until_ready(self, timeout: float) -> None:
         """Return once the verifier is ready; raises `Unavailable` after `timeout` seconds."""
-        retrying = Retrying(stop=stop_after_delay(timeout), wait=wait_fixed(0.1), retry=retry_if_exception(_is_passing), reraise=True)
+        retrying = Retrying(
+            stop=stop_after_delay(timeout), wait=wait_fixed(0.1), retry=retry_if_exception(_is_passing), reraise=True
+        )
         try:
             retrying(lambda: self._http.get("/ready").raise_for_status())
         except httpx.HTTPError as error:
@@ -119,7 +151,9 @@ class BlockingVerifierClient:
         return [result for batch in _batches(items) for result in self._verify_batch(batch)]
 
     def _verify_batch(self, items: Sequence[VerifyItem]) -> list[VerifyResult]:
-        retrying = Retrying(stop=stop_after_attempt(self._attempts), wait=_wait, retry=retry_if_exception(_is_passing), reraise=True)
+        retrying = Retrying(
+            stop=stop_after_attempt(self._attempts), wait=_wait, retry=retry_if_exception(_is_passing), reraise=True
+        )
         try:
             return retrying(lambda: _results(self._http.post(PATH, content=_body(items), headers=JSON), items))
         except httpx.HTTPError as error:
@@ -142,7 +176,10 @@ def _results(reply: httpx.Response, items: Sequence[VerifyItem]) -> list[VerifyR
     """The results of a reply, one for each item; raises `httpx.HTTPStatusError` or `DriftError`."""
     results = VerifyResponse.model_validate_json(reply.raise_for_status().content).results
     if [result.id for result in results] != [item.id for item in items]:
-        raise DriftError("The verifier's results do not match the items by id and order.", remedy="Is a verifier of this version at that address?")
+        raise DriftError(
+            "The verifier's results do not match the items by id and order.",
+            remedy="Is a verifier of this version at that address?",
+        )
     return results
 
 
@@ -166,4 +203,6 @@ def _failure(error: httpx.HTTPError, base_url: str) -> DriftError:
     if isinstance(error, httpx.HTTPStatusError):
         kind = Unavailable if error.response.status_code in RETRIED_STATUSES else DriftError
         return kind(f"The verifier answered {error.response.status_code}: {error.response.text[:500]}")
-    return Unavailable(f"The verifier at {base_url} cannot be reached: {error!r}.", remedy="Is `python -m services.verifier` running?")
+    return Unavailable(
+        f"The verifier at {base_url} cannot be reached: {error!r}.", remedy="Is `python -m services.verifier` running?"
+    )

@@ -12,7 +12,10 @@ from services.verifier.extraction import MAX_CHAIN, answer_region, find_boxes, i
 DEFAULT_LETTERS = "ABCDEFGHIJ"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-WRAP_OPEN = r"[\s*_`\"'“‘「『({\[<$~]*(?:\\(?:text|textbf|mathrm|mathbf|mbox|boxed|bf|rm|textit|left|bold|mathit)\s*[{(\[]?[\s({\[]*)*"
+WRAP_OPEN = (
+    r"[\s*_`\"'“‘「『({\[<$~]*(?:\\(?:text|textbf|mathrm|mathbf|mbox|boxed|bf|rm|textit|left|bold"
+    r"|mathit)\s*[{(\[]?[\s({\[]*)*"
+)
 LETTER = (
     r"(?P<open>"
     + WRAP_OPEN
@@ -91,7 +94,8 @@ def gold_letters(gold: str, letters: str, choices: Sequence[str] | None) -> str:
 
 
 def extract_choice(response: str, letters: str, choices: Sequence[str] | None, several: bool = False) -> str | None:
-    """The chosen letters (one, or several in alphabetical order where `several`); None where there is no clear choice."""
+    """The chosen letters (one, or several in alphabetical order where `several`); None where there is no clear
+    choice."""
     text = answer_region(response)
     if not text or is_placeholder(text):
         return None
@@ -274,7 +278,8 @@ def option_of(text: str, letters: str, choices: Sequence[str] | None) -> str | N
 
 
 def _opening_option(text: str, start: int, position: int, letters: str, choices: Sequence[str]) -> str | None:
-    """The option whose text follows a marker, the longest where several do; `position` is where the marker's filler words end."""
+    """The option whose text follows a marker, the longest where several do; `position` is where the marker's filler
+    words end."""
     link = LINK.match(text, start)
     tails = [_plain(text[at : at + 2_000]) for at in {link.end() if link else start, position}]
     opening = [

@@ -40,7 +40,8 @@ class Uncountable(Exception):
 
 
 class Evaluator:
-    """Evaluates nodes at one point; `calculus` tells whether an integral, limit, derivative or infinite series was met."""
+    """Evaluates nodes at one point; `calculus` tells whether an integral, limit, derivative or infinite series was
+    met."""
 
     def __init__(self, point: Mapping[str, Value]) -> None:
         self._point = point
@@ -221,7 +222,8 @@ def _digits(value: Value) -> str:
 
 @lru_cache(maxsize=1024)
 def points(names: frozenset[str]) -> list[dict[str, Value]]:
-    """Where expressions in these variables are compared: whole numbers if all are customarily whole, else positive and mixed rationals."""
+    """Where expressions in these variables are compared: whole numbers if all are customarily whole, else positive
+    and mixed rationals."""
     whole = bool(names) and names <= INTEGER_NAMES
     return [{name: _coordinate(name, place, whole) for name in names} for place in range(5 if whole else 4)]
 

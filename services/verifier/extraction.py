@@ -16,7 +16,10 @@ BOX = re.compile(
     r"(?:\\boxed|\\fbox|\\framebox|\x08oxed|(?<![A-Za-z\\])boxed)\s*(?=\{)|(?:\\boxed|\x08oxed)\s+(?=[^\s{])"
 )
 ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-SLOT = r"(?:(?:put|write|insert|your|the|a|final|numeric(?:al)?|letter|option|correct|short)\s+){0,4}(?:answer|solution|result)(?:\s+(?:here|only|letter|goes\s+here))*"
+SLOT = (
+    r"(?:(?:put|write|insert|your|the|a|final|numeric(?:al)?|letter|option|correct"
+    r"|short)\s+){0,4}(?:answer|solution|result)(?:\s+(?:here|only|letter|goes\s+here))*"
+)
 BARE_BOX = re.compile(r"[^\s$]{1,200}")
 MAX_CHAIN = 16
 """Most boxes that make one list, and deepest boxes in boxes."""
@@ -127,7 +130,8 @@ def _matching_braces(text: str, start: int) -> dict[int, int]:
 
 
 def last_box(text: str) -> str | None:
-    """The last box; neighbours joined by a comma, `and` or `or` make one list, an approximation of the box before it is left out."""
+    """The last box; neighbours joined by a comma, `and` or `or` make one list, an approximation of the box before it
+    is left out."""
     outer: list[Box] = []
     for box in find_boxes(text):
         if (not outer or box.start >= outer[-1].end) and not is_placeholder(

@@ -44,7 +44,8 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """The pairs (gold, answer) of clean texts that only a symbolic worker can decide; `heavy` where many steps are known to be needed."""
+    """The pairs (gold, answer) of clean texts that only a symbolic worker can decide; `heavy` where many steps are
+    known to be needed."""
 
     pairs: tuple[tuple[str, str], ...]
     heavy: bool = False
@@ -169,7 +170,8 @@ def compare_texts(gold: str, answer: str) -> tuple[bool | None, Method]:
 
 @lru_cache(maxsize=8192)
 def readings(text: str) -> tuple[Node, ...]:
-    """How a clean text may be read: with `1,234` as one number, as two, and with a decimal comma. Empty where it cannot be parsed."""
+    """How a clean text may be read: with `1,234` as one number, as two, and with a decimal comma. Empty where it
+    cannot be parsed."""
     if len(text) > MAX_LENGTH or nesting(text) > MAX_DEPTH:
         return ()
     found: list[Node] = []

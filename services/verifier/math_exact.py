@@ -12,7 +12,8 @@ MAX_EXPONENT = 400
 
 INTEGER = re.compile(r"-?\d{1,18}")
 NUMERAL = re.compile(
-    r"(?P<sign>[-+]?)\s*(?:\\?\$\s*|[€£¥₹]\s*)?(?P<sign2>-?)(?P<int>\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d*)(?:\.(?P<dec>\d*))?"
+    r"(?P<sign>[-+]?)\s*(?:\\?\$\s*|[€£¥₹]\s*)?(?P<sign2>-?)(?P<int>\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+"
+    r"|\d*)(?:\.(?P<dec>\d*))?"
     r"(?:[eE](?P<exp>[-+]?\d{1,4})|\s*(?:\\times|\\cdot|\*|x|X)\s*10\s*(?:\^|\*\*)\s*[{(]?\s*(?P<ten>[-+]?\s*\d{1,4})\s*[)}]?)?"
     r"(?P<percent>\s*(?:\\?%|(?:\\text\s*\{\s*)?(?:percent(?:age)?|pct)\b\s*\}?))?"
 )
@@ -86,7 +87,8 @@ def significant(number: Number) -> int:
 
 
 def numbers_equal(gold: Number, answer: Number) -> bool:
-    """Exact equality, or a decimal that is the other's value rounded: see `close`. `25%` is 0.25 and, as written, 25."""
+    """Exact equality, or a decimal that is the other's value rounded: see `close`. `25%` is 0.25 and, as written,
+    25."""
     if close(gold, answer):
         return True
     if gold.percent != answer.percent:
@@ -101,9 +103,12 @@ def numbers_equal(gold: Number, answer: Number) -> bool:
 def close(gold: Number, answer: Number) -> bool:
     """Whether two values agree as far as their digits go.
 
-    Exact values must be equal. A decimal gold of two significant digits or more agrees with an exact answer that rounds to it, or
-    with a decimal of at least three more digits, within 0.15 %. A decimal of four significant digits or more agrees with an
-    exact value that is no integer, or with a longer decimal, if it is its rounding. Noise of floating point (1e-9) is forgiven.
+    Exact values must be equal. A decimal gold of two significant digits or more agrees with an exact answer that
+    rounds to it, or
+    with a decimal of at least three more digits, within 0.15 %. A decimal of four significant digits or more agrees
+    with an
+    exact value that is no integer, or with a longer decimal, if it is its rounding. Noise of floating point (1e-9) is
+    forgiven.
     """
     if gold.value == answer.value:
         return True

@@ -1,7 +1,9 @@
 """OpenRLHF's remote reward model, and slime's: `POST /get_reward`.
 
-OpenRLHF sends whole sequences: `query[k]` is `prompts[k]` and the response, with special tokens. The response is what follows
-the prompt, or else the last assistant header, and is graded against `labels[k]`. A reward is 1 for a correct answer and 0 for
+OpenRLHF sends whole sequences: `query[k]` is `prompts[k]` and the response, with special tokens. The response is what
+follows
+the prompt, or else the last assistant header, and is graded against `labels[k]`. A reward is 1 for a correct answer
+and 0 for
 any other; what could not be graded has reward 0 too, and says so in `extra_logs.ungraded`.
 slime sends one item, `{"prompt", "response", "label"}`, and gets a bare number back.
 """

@@ -1,4 +1,5 @@
-"""Where a parser stands in its tokens, and what every part of the grammar needs of that: lists, arguments, subscripts."""
+"""Where a parser stands in its tokens, and what every part of the grammar needs of that: lists, arguments,
+subscripts."""
 
 from fractions import Fraction
 

@@ -1,4 +1,5 @@
-"""Sets of real numbers in one form: sorted, disjoint spans. Intervals, unions, inequalities and set builders all reduce to it."""
+"""Sets of real numbers in one form: sorted, disjoint spans. Intervals, unions, inequalities and set builders all
+reduce to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ def sets_equal(a: Sequence[Span], b: Sequence[Span]) -> bool:
 
 
 def is_set_like(node: Node) -> bool:
-    """Whether a node can only be read as a set of reals or a condition: a union, an inequality, a half-open interval, an infinite end."""
+    """Whether a node can only be read as a set of reals or a condition: a union, an inequality, a half-open interval,
+    an infinite end."""
     match node:
         case Op("union" | "intersection" | "difference", _):
             return True
@@ -172,7 +174,8 @@ def _affine(node: Node) -> tuple[Fraction, Fraction] | None:
 
 
 def _conditions(items: Sequence[Node]) -> tuple[Span, ...] | None:
-    """Several conditions on one variable: exclusions hold together, bounds hold together if they can and else in turn."""
+    """Several conditions on one variable: exclusions hold together, bounds hold together if they can and else in
+    turn."""
     bounds: list[tuple[Span, ...]] = []
     exclusions: tuple[Span, ...] = REALS
     for item in items:

@@ -101,7 +101,8 @@ def answers_equal(gold: str, answer: str) -> bool:
 
 
 def _foreign_equal(gold: str, answer: str) -> bool:
-    """Grade texts outside of the service's grammar; what latex2sympy cannot read either equals nothing but its own string."""
+    """Grade texts outside of the service's grammar; what latex2sympy cannot read either equals nothing but its own
+    string."""
     try:
         wanted, found = latex2sympy(gold), latex2sympy(answer)
     except (MemoryError, RecursionError):
@@ -150,7 +151,8 @@ def _vanishes(difference: sympy.Basic) -> bool:
 
 
 def to_sympy(node: Node) -> sympy.Expr:
-    """A node as a SymPy expression, unevaluated where calculus is written; raises `Unparsed` on what SymPy has no word for."""
+    """A node as a SymPy expression, unevaluated where calculus is written; raises `Unparsed` on what SymPy has no
+    word for."""
     match node:
         case Num(value):
             return sympy.Rational(value.numerator, value.denominator)

@@ -45,7 +45,8 @@ Bracket = Literal["bare", "tuple", "list", "set", "(]", "[)", "builder", "()", "
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Several items: a bare list, a tuple `(a, b)`, a list `[a, b]`, a set, a half-open interval, or a set builder (item, condition)."""
+    """Several items: a bare list, a tuple `(a, b)`, a list `[a, b]`, a set, a half-open interval, or a set builder
+    (item, condition)."""
 
     kind: Bracket
     items: tuple["Node", ...]

@@ -18,7 +18,10 @@ class Token:
     spaced: bool
 
 
-TEXT_COMMANDS = r"text|mathrm|mbox|hbox|textbf|mathbf|textit|operatorname|textnormal|mathit|mathsf|mathcal|texttt|textrm|textsf|rm|unit|si|bold|pmb|mathbb|mathfrak"
+TEXT_COMMANDS = (
+    r"text|mathrm|mbox|hbox|textbf|mathbf|textit|operatorname|textnormal|mathit|mathsf|mathcal|texttt"
+    r"|textrm|textsf|rm|unit|si|bold|pmb|mathbb|mathfrak"
+)
 _SCANNER = (
     r"(?P<space>\s+)"
     r"|(?P<repeating>\d*\.\d*(?:\\(?:overline|bar|dot)\s*\{{\d+\}}|\(\d+\)(?=\\ldots|\.\.\.|\s*$)))"
@@ -35,7 +38,8 @@ SCANNERS = {
 
 
 def tokenize(text: str, grouping: bool) -> Iterator[Token]:
-    """The tokens of a clean text; `grouping` reads `1,234` as one number. Raises `Unparsed` on a character out of place."""
+    """The tokens of a clean text; `grouping` reads `1,234` as one number. Raises `Unparsed` on a character out of
+    place."""
     spaced = False
     for match in SCANNERS[grouping].finditer(text):
         kind = match.lastgroup

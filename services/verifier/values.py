@@ -1,4 +1,5 @@
-"""Arithmetic on values: rationals as long as they last, fifty digits beyond them, and an error for what cannot be held."""
+"""Arithmetic on values: rationals as long as they last, fifty digits beyond them, and an error for what cannot be
+held."""
 
 import math
 from collections.abc import Callable

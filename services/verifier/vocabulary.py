@@ -1,7 +1,8 @@
 """The names and signs that answers are written with, in LaTeX and in Python."""
 
 GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho sigma tau upsilon phi varphi chi"
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho"
+    " varrho sigma tau upsilon phi varphi chi"
     " psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar aleph".split()
 )
 FUNCTIONS = {
@@ -185,7 +186,8 @@ ACCENTS = frozenset(
 )
 SEPARATORS = frozenset(["and", "or", "und", "et", "y", "ou", "且", "或", "和"]) - {"y"}
 STOP_WORDS = frozenset(
-    "is are the a an of for to in on with where when if then because so since that this which by at from per each there we you it its as has have".split()
+    "is are the a an of for to in on with where when if then because so since that this which by at from"
+    " per each there we you it its as has have".split()
 )
 PRODUCT_SIGNS = {
     "*": "mul",

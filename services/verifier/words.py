@@ -88,7 +88,8 @@ def _same_time(gold: str, answer: str) -> bool | None:
 
 
 def compare_words(gold: str, answer: str) -> bool | None:
-    """Grade a gold answer in words: a truth value, a time of day, a lettered option, a phrase; None where the gold is none of these."""
+    """Grade a gold answer in words: a truth value, a time of day, a lettered option, a phrase; None where the gold is
+    none of these."""
     same_time = _same_time(gold, answer)
     if same_time is not None:
         return same_time

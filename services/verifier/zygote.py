@@ -1,4 +1,5 @@
-"""The process that symbolic workers are forked from: it imports SymPy once, so a killed worker is replaced in milliseconds.
+"""The process that symbolic workers are forked from: it imports SymPy once, so a killed worker is replaced in
+milliseconds.
 
 Started as `python -m services.verifier.zygote FD MEMORY_MB TASKS` with a listening socket as FD. Each connection gets a
 worker of its own: it says its process id, then answers one JSON line with one JSON line until TASKS are done or the
