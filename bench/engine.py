@@ -41,11 +41,17 @@ class Variant:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+_WORKER_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+
 VARIANTS = {
     "in force": Variant(),
-    "one core": Variant(environment={"VLLM_CPU_OMP_THREADS_BIND": "0"}),
+    "one core": Variant(environment={"OMP_NUM_THREADS": "1"}),
+    "vLLM's own": Variant(environment={**_WORKER_PROCESS, "VLLM_CPU_OMP_THREADS_BIND": "auto"}),
+    "worker process": Variant(
+        environment={**_WORKER_PROCESS, "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}"}
+    ),
     "blocks of 128": Variant({"--block-size": "128"}),
-    "128 sequences": Variant({"--max-num-seqs": "128"}),
+    "64 sequences": Variant({"--max-num-seqs": "64"}),
     "float32": Variant({"--dtype": "float32"}),
     "passive waiting": Variant(environment={"OMP_WAIT_POLICY": "PASSIVE"}),
     "compiled": Variant({"--enforce-eager": None}),

@@ -45,25 +45,22 @@ def engine_command(model: str, port: int, cores: int) -> EngineCommand:
         "--host", "127.0.0.1", "--port", str(port),
         "--dtype", "bfloat16",
         "--generation-config", "vllm",
-        "--disable-uvicorn-access-log", "--disable-log-stats",
+        "--disable-uvicorn-access-log",
     ]  # fmt: skip
     environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
     if Path(model).is_dir():
         environment["HF_HUB_OFFLINE"] = "1"
     if not gpu:
         flags += [
-            "--max-model-len",
-            str(MAX_MODEL_LEN),
-            "--max-num-seqs",
-            "64",
-            "--block-size",
-            "32",
-            "--enforce-eager",
-        ]
+            "--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", "128", "--block-size", "32", "--enforce-eager",
+            "--distributed-executor-backend", "uni",
+        ]  # fmt: skip
         environment |= {
             "VLLM_CPU_KVCACHE_SPACE": "3",
-            # vLLM leaves one core free by default: half of a two-core machine.
-            "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores - 1}",
+            # The model runs inside the engine's own process, on every core. By default it has a process to itself and
+            # one core less, and the two processes spin while they wait for each other.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": str(cores),
         }
     module = "vllm.entrypoints.openai.api_server"
     return EngineCommand([sys.executable, "-m", module, *flags], environment, "GPU" if gpu else "CPU")
