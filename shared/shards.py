@@ -1,4 +1,6 @@
-"""The dataset of a job on disk: immutable Parquet shards of complete groups, `RUNS_ROOT/JOB/dataset/PART/shard-NNNNNN.parquet`.
+"""The dataset of a job on disk: immutable Parquet shards of complete groups.
+
+They lie at `RUNS_ROOT/JOB/dataset/PART/shard-NNNNNN.parquet`.
 
 A shard appears whole or not at all (temporary file, fsync, rename), is never changed, and names its groups in
 its footer. A group lies in one shard and once in the dataset; whoever writes checks `recorded_groups` first.

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import wait
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 from pydantic import ValidationError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -23,7 +23,7 @@ from services.trainer.settings import TrainerSettings
 from shared import keys
 from shared.errors import Unavailable
 from shared.job import TrainingStatus, TrainingTask
-from shared.stream import connect, ensure_group
+from shared.stream import Answer, connect, ensure_group
 from shared.telemetry import get_logger
 
 _CONSUMER = "trainer"
@@ -50,7 +50,8 @@ class Courier:
     def __init__(self, settings: TrainerSettings) -> None:
         self._settings = settings
         self._redis = connect(settings.redis_url)
-        self._ingest = Ingest(self._redis, settings)
+        self._ingest_redis = connect(settings.redis_url)
+        self._ingest = Ingest(self._ingest_redis, settings)
         self._loop = asyncio.new_event_loop()
         self._work: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
@@ -90,6 +91,7 @@ class Courier:
         self._work.add_done_callback(lambda _: self._loop.stop())
         self._loop.run_forever()
         self._loop.run_until_complete(self._redis.aclose())
+        self._loop.run_until_complete(self._ingest_redis.aclose())
 
     def _cancel(self) -> None:
         if self._work is not None:
@@ -136,7 +138,7 @@ class Courier:
             answer = await self._redis.xreadgroup(
                 keys.TRAINER_GROUP, _CONSUMER, {keys.TRAININGS: ">"}, count=1, block=max(1, int(wait_s * 1000))
             )
-            entries = answer[0][1] if answer else []
+            entries = [entry for _, entries in cast(Answer, answer or []) for entry in entries]
         for entry, fields in entries:
             try:
                 return Assignment(entry, TrainingTask.model_validate_json(fields.get("task", "")))

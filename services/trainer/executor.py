@@ -50,7 +50,9 @@ class Executor:
         """Load, shard and restore; raises `TrainingError` on every rank where one of them fails."""
         self._ranks = ranks
         self._task: TrainingTask = begin.task
-        self.model: PreTrainedModel = self._in_unison("load the model", lambda: load_model(begin.task.model, ranks.device))
+        self.model: PreTrainedModel = self._in_unison(
+            "load the model", lambda: load_model(begin.task.model, ranks.device)
+        )
         self._head = SupervisedHead(self.model)
         self.dtype: Dtype = begin.dtype or choose_dtype(self.model, self._head, ranks)
         shard_model(self.model, ranks)
@@ -110,7 +112,7 @@ class Executor:
         fault = ""
         try:
             result = act()
-        except Exception as error:  # noqa: BLE001: a model folder may hold anything; the training reports it
+        except Exception as error:  # noqa: BLE001 - a model folder may hold anything; the training reports it
             fault = f"{type(error).__name__}: {error}"
         faults = {fault for fault in self._ranks.collect(fault) if fault}
         if faults or result is None:

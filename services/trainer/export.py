@@ -20,8 +20,9 @@ from shared.job import TrainingTask
 def export(model: PreTrainedModel, task: TrainingTask, folder: Path, ranks: Ranks) -> None:
     """Write the model; all ranks give their share of the weights, rank 0 writes."""
     config = AutoConfig.from_pretrained(task.model, trust_remote_code=False)
-    config.dtype = config.dtype or torch.bfloat16
-    weights = _gather(model, config.dtype, ranks)
+    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.bfloat16
+    config.dtype = dtype
+    weights = _gather(model, dtype, ranks)
     if ranks.rank == 0:
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""From the stream of trajectories to the dataset: a group is released from the stream only when its shard is safe on disk.
+"""From the stream of trajectories to the dataset; a group leaves the stream only when its shard is safe on disk.
 
 Nothing is lost and nothing doubled, wherever a crash falls: what was read and not released is read again, and
 what the dataset already holds is released and not written again. Input that can never become part of a
@@ -9,6 +9,7 @@ One trainer at a time may ingest into a folder of runs (see `worker`).
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import cast
 
 from prometheus_client import Counter
 from pydantic import ValidationError
@@ -57,7 +58,7 @@ class Ingest:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 for job in await self._list_jobs():
-                    if job in ended or job in self._followed:
+                    if job in ended or job in self._followed or not await self._redis.exists(keys.trajectories(job)):
                         continue
                     if await self._has_ended(job) and not await TrajectoryStream(self._redis, job).backlog():
                         ended.add(job)
@@ -69,7 +70,7 @@ class Ingest:
                 await asyncio.sleep(_SCAN_S)
 
     async def _list_jobs(self) -> list[str]:
-        return await self._redis.zrange(keys.JOBS, 0, -1)
+        return cast(list[str], await self._redis.zrange(keys.JOBS, 0, -1))
 
     async def _has_ended(self, job: str) -> bool:
         status = await self._redis.get(keys.status(job))

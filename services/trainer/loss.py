@@ -48,7 +48,8 @@ def sum_nll(model: nn.Module, head: SupervisedHead, examples: Sequence[Example],
     """
     if not examples:
         head.at(torch.zeros(1, dtype=torch.long, device=device), torch.zeros(1, dtype=torch.long, device=device))
-        return model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False).logits.sum()[None] * 0
+        nothing = torch.zeros(1, 1, dtype=torch.long, device=device)
+        return model(input_ids=nothing, use_cache=False).logits.sum()[None] * 0
     tokens = torch.zeros(len(examples), max(len(example.tokens) for example in examples), dtype=torch.long)
     rows: list[int] = []
     columns: list[int] = []

@@ -22,10 +22,11 @@ from services.trainer.ranks import Ranks
 
 def load_model(name: str, device: torch.device) -> PreTrainedModel:
     """Float32 weights from a folder or the hub: safetensors only, no code from there."""
-    model = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
-    return model.to(device).train()
+    torch.nn.Module.to(model, device)
+    return model.train()
 
 
 def shard_model(model: PreTrainedModel, ranks: Ranks) -> None:

@@ -1,4 +1,4 @@
-"""The ranks of one torchrun, and what they say to each other: bytes and sums, no pickles, every wait with a deadline."""
+"""The ranks of one torchrun, and what they say to each other: bytes and sums; every wait has a deadline."""
 
 import os
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from services.trainer import checkpoint
 from services.trainer.checkpoint import Cursor, stage_folder, step_folder
-from services.trainer.courier import Assignment, Courier
+from services.trainer.courier import Courier
 from services.trainer.crew import Crew
 from services.trainer.executor import StepResult, TrainingError
 from services.trainer.orders import Begin, Dtype, End, Export, Save, Step
@@ -43,9 +43,9 @@ class Training:
     """Leads one training to its end: `run` returns True, or False where it was asked to stop before."""
 
     def __init__(
-        self, assignment: Assignment, crew: Crew, courier: Courier, settings: TrainerSettings, stopping: Callable[[], bool]
+        self, task: TrainingTask, crew: Crew, courier: Courier, settings: TrainerSettings, stopping: Callable[[], bool]
     ) -> None:
-        self._task = assignment.task
+        self._task = task
         self._crew = crew
         self._courier = courier
         self._settings = settings
@@ -66,7 +66,8 @@ class Training:
         attempt = self._count_attempt()
         plan = self._make_plan()
         self._report(trajectories=len(plan.examples), step=self._step, steps=plan.steps, losses=list(self._losses))
-        dtype = self._crew.begin(Begin(task=task, dtype=self._dtype(attempt), checkpoint=str(latest[0]) if latest else None))
+        restored = str(latest[0]) if latest else None
+        dtype = self._crew.begin(Begin(task=task, dtype=self._dtype(attempt), checkpoint=restored))
         self._write_attempt(attempt.model_copy(update={"dtype": dtype}))
         _log.info("training", job=task.job, stage=task.stage, step=self._step, steps=plan.steps, dtype=dtype)
         while self._step < plan.steps:

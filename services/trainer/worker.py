@@ -96,7 +96,7 @@ class Leader:
     def _carry_out(self, assignment: Assignment) -> bool:
         """Whether the task is done, with success or without; False where the trainer stops before."""
         task = assignment.task
-        training = Training(assignment, self._crew, self._courier, self._settings, self._stop.is_set)
+        training = Training(task, self._crew, self._courier, self._settings, self._stop.is_set)
         try:
             return training.run()
         except (Unavailable, RedisError):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 import pytest
@@ -61,6 +62,10 @@ def recorded_ids(settings: TrainerSettings, job: str, part: str = "rollout-0") -
     return [one.id for one in read_part(dataset_folder(settings.runs_root, job, part))]
 
 
+async def read_dead_letters(redis: Redis, job: str) -> list[dict[str, str]]:
+    return [fields for _, fields in cast(list[tuple[str, dict[str, str]]], await redis.xrange(keys.dead_letters(job)))]
+
+
 async def publish(redis: Redis, job: str, trajectories: list[Trajectory]) -> None:
     stream = TrajectoryStream(redis, job)
     for one in trajectories:
@@ -86,7 +91,8 @@ async def _equals(value: Awaitable[int], wanted: int) -> bool:
 
 
 async def test_evaluations_have_parts_of_their_own(redis: Redis, settings: TrainerSettings, job: str) -> None:
-    rows = [one.model_copy(update={"phase": "evaluate", "dataset": 1, "stage": 2}) for one in make_groups(job, groups=1)]
+    evaluation = {"phase": "evaluate", "dataset": 1, "stage": 2}
+    rows = [one.model_copy(update=evaluation) for one in make_groups(job, groups=1)]
     async with ingesting(redis, settings) as ingest:
         await publish(redis, job, rows)
         await until(lambda: _recorded(ingest, job, "evaluate-2-1", 1))
@@ -180,12 +186,9 @@ async def test_what_cannot_be_read_is_buried_with_its_reason(redis: Redis, setti
     async with ingesting(redis, settings):
         await until(lambda: _equals(redis.xlen(keys.dead_letters(job)), 5))
         await until(lambda: _equals(redis.xlen(name), 1))
-    buried = [fields for _, fields in await redis.xrange(keys.dead_letters(job))]
-    for fields, reason in zip(
-        buried,
-        ["Invalid JSON", "Invalid JSON", "belongs to job 'someone-else'", "k 4 is not below", "differs from its siblings"],
-        strict=True,
-    ):
+    buried = await read_dead_letters(redis, job)
+    reasons = ["Invalid JSON", "Invalid JSON", "belongs to job 'someone-else'", "k 4 is not below", "its siblings'"]
+    for fields, reason in zip(buried, reasons, strict=True):
         assert reason in fields["reason"]
     assert buried[2]["payload"] == foreign
 
@@ -202,5 +205,4 @@ async def test_an_incomplete_group_is_buried_once_its_job_has_ended(
         await until(lambda: _equals(redis.xlen(keys.dead_letters(job)), 2))
         await until(lambda: _equals(TrajectoryStream(redis, job).backlog(), 0))
     assert recorded_ids(settings, job) == [one.id for one in rows[:4]]
-    ((_, fields), *_) = await redis.xrange(keys.dead_letters(job))
-    assert fields["reason"] == "the job ended with 2 of 4 of group rollout-0:1"
+    assert (await read_dead_letters(redis, job))[0]["reason"] == "the job ended with 2 of 4 of group rollout-0:1"

@@ -130,7 +130,8 @@ def test_a_split_loses_nothing_and_gives_every_rank_as_many_micro_batches(
 
 @given(st.lists(st.integers(2, 300), min_size=1, max_size=60), st.integers(2, 8))
 def test_ranks_carry_about_the_same_number_of_tokens(lengths: list[int], ranks: int) -> None:
-    loads = [sum(len(e.tokens) for micro in share for e in micro) for share in split_batch(make_examples(lengths), ranks, 512)]
+    split = split_batch(make_examples(lengths), ranks, 512)
+    loads = [sum(len(example.tokens) for micro in share for example in micro) for share in split]
     assert max(loads) - min(loads) <= max(lengths)
 
 
@@ -160,7 +161,11 @@ def test_objectives_choose_their_population() -> None:
 
 
 def test_all_wrong_groups_are_kept_or_dropped() -> None:
-    groups = [make_trajectory(group=group, k=k, group_size=2, verdicts=[WRONG if group else RIGHT]) for group in (0, 1) for k in (0, 1)]
+    groups = [
+        make_trajectory(group=group, k=k, group_size=2, verdicts=[WRONG if group else RIGHT])
+        for group in (0, 1)
+        for k in (0, 1)
+    ]
     kept = make_plan(groups, ReturnSpec(), TrainSpec())
     dropped = make_plan(groups, ReturnSpec(), TrainSpec(all_wrong="drop"))
     assert (len(kept.examples), len(dropped.examples)) == (4, 2)

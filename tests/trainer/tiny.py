@@ -100,7 +100,9 @@ def make_trajectory(
     )
 
 
-def make_groups(job: str = "job", groups: int = 6, group_size: int = 4, *, stage: int = 0, seed: int = 0) -> list[Trajectory]:
+def make_groups(
+    job: str = "job", groups: int = 6, group_size: int = 4, *, stage: int = 0, seed: int = 0
+) -> list[Trajectory]:
     """Complete groups with a mix of outcomes over at most three turns."""
     made: list[Trajectory] = []
     for group in range(groups):
