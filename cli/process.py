@@ -156,7 +156,7 @@ class Child:
 
     async def _is_healthy(self) -> bool:
         """One check, in a task of its own: clients that swallow a cancellation would keep this one from ending."""
-        check = asyncio.create_task(self.service.healthy())
+        check = asyncio.ensure_future(self.service.healthy())
         try:
             await asyncio.wait([check], timeout=CHECK_S)
             with suppress(OSError):
