@@ -26,6 +26,7 @@ from cli.process import Health, ServiceFailed, tail
 from cli.progress import JobProgress, follow
 from cli.report import build_table, compare
 from cli.settings import LocalSettings
+from cli.verify import verify
 from shared.errors import DriftError, SettingsError, SpecError
 from shared.job import JobStatus, State
 from shared.settings import load_settings
@@ -118,6 +119,9 @@ def status(as_json: Json = False) -> None:
 def demo() -> None:
     """Train a small model to get better at trying again, start to end, on this machine."""
     _run(run_demo(load_settings(LocalSettings), out))
+
+
+app.command()(verify)
 
 
 @app.command()
