@@ -23,7 +23,7 @@ MAX_SYMBOLIC_LENGTH = 1_000
 MAX_SYMBOLIC_DIGITS = 60
 """Longest numeral that computer algebra is asked about."""
 
-SERVER_STEPS = 6_000
+SERVER_STEPS = 1_500
 """Steps of evaluation that the server spends on one answer; a worker is asked beyond them."""
 WORKER_STEPS = 200_000
 """Steps of evaluation that a worker spends on one answer, within its deadline."""

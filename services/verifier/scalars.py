@@ -1,6 +1,7 @@
 """Whether two expressions without lists and relations are the same: literals, units, letters, values."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -9,7 +10,7 @@ from typing import Literal
 from services.verifier.evaluation import Evaluator, Uncountable, points
 from services.verifier.math_exact import Number, numbers_equal
 from services.verifier.syntax import Group, Node, Num, Op, Sym, Text, walk
-from services.verifier.values import MP, TOLERANCE, Extreme, Undefined, Value, near
+from services.verifier.values import MP, TOLERANCE, Extreme, Undefined, Value, near, to_mp
 from services.verifier.vocabulary import GREEK, MAGNITUDES
 
 CONSTANT_NAMES = frozenset(["pi", "e", "i", "infinity", "nan", "...", *MAGNITUDES])
@@ -29,6 +30,9 @@ UNITS = frozenset(
 
 CALCULUS = ("integral:", "limit:", "derivative", "series:")
 """Operators that computer algebra may have to work out; a sum between two numbers is written out instead."""
+
+
+SLOPE_TOLERANCE = MP.mpf(10) ** -15
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +247,7 @@ def _integrand(node: Node) -> tuple[str, Node] | None:
 
 
 def _compare_antiderivatives(gold: Node, answer: Node) -> bool | None:
-    """Grade two indefinite integrals by their integrands, and one against a constant; None for anything else."""
+    """Grade two indefinite integrals by their integrands, and one against an antiderivative; None otherwise."""
     wanted, found = _integrand(gold), _integrand(answer)
     if wanted is not None and found is not None:
         differentials = [{f"@{variable}": Fraction(1)} for variable, _ in (wanted, found)]
@@ -254,8 +258,27 @@ def _compare_antiderivatives(gold: Node, answer: Node) -> bool | None:
             == Evaluator({**point, **differentials[1]}).fingerprint(found[1])
             for point in points(names | {wanted[0]})
         )
-    other = answer if wanted is not None else gold
-    return False if not free_names(other) and not traits(other).calculus else None
+    integral, other = (wanted, answer) if wanted is not None else (found, gold)
+    return None if integral is None or traits(other).calculus else _is_derivative(*integral, other)
+
+
+def _is_derivative(variable: str, integrand: Node, other: Node) -> bool | None:
+    """Whether `other` has the integrand as its derivative, so that it is an antiderivative up to a constant."""
+    met = 0
+    for point in points(free_names(integrand) | free_names(other) | {variable}):
+
+        def at(place: Value, point: Mapping[str, Value] = point) -> Value:
+            return to_mp(Evaluator({**point, variable: place}).value(other))
+
+        try:
+            slope = MP.diff(at, to_mp(point[variable]))
+            height = to_mp(Evaluator({**point, f"@{variable}": Fraction(1)}).value(integrand))
+        except (Undefined, Extreme, Uncountable):
+            continue
+        met += 1
+        if abs(slope - height) > SLOPE_TOLERANCE * max(abs(slope), abs(height), 1):
+            return False
+    return True if met >= 2 else None
 
 
 @lru_cache(maxsize=8192)

@@ -7,6 +7,7 @@ latex2sympy and math-verify, whose own timeouts are off because the worker's dea
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import cast
 
 import sympy
 from latex2sympy2_extended import latex2sympy
@@ -186,11 +187,13 @@ def _calculus(name: str, args: tuple[Node, ...]) -> sympy.Expr:
                         to_sympy(body), sympy.Symbol(rest), to_sympy(target), "+-" if target != Sym("infinity") else "-"
                     )
         case "derivative", (body, Sym(variable), Num(order)):
-            return sympy.Derivative(to_sympy(body), sympy.Symbol(variable), int(order))
+            return to_sympy(body).diff(sympy.Symbol(variable), int(order))
         case "series", (body, low, high) if rest.partition(":")[2]:
             operator, variable = rest.split(":")
             limits = (sympy.Symbol(variable), to_sympy(low), to_sympy(high))
-            return sympy.Sum(to_sympy(body), limits) if operator == "sum" else sympy.Product(to_sympy(body), limits)
+            if operator == "sum":
+                return sympy.Sum(to_sympy(body), limits)
+            return cast(sympy.Expr, sympy.Product(to_sympy(body), limits))
         case _:
             raise Unparsed
 

@@ -51,7 +51,7 @@ def work(connection: socket.socket, memory_mb: int, tasks: int) -> None:
     """One worker's life, under its memory limit and behind the server in priority."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(5)
+    os.nice(10)
     lines = connection.makefile("rwb")
     lines.write(orjson.dumps(os.getpid()) + b"\n")
     lines.flush()
