@@ -124,7 +124,10 @@ class Atoms(Reader):
         start, depth = self._at, self._depth
         bars, self._bars = self._bars, 0
         try:
-            items = self._items(("}",))
+            items = self._items(("}", r"\choose", r"\over"))
+            if self._is(r"\choose", r"\over") and len(items) == 1:
+                name = "binomial" if self._take().text == r"\choose" else "div"
+                items = [Op(name, (items[0], self.statement(("}",))))]
             self._require("}")
         except Unparsed:
             self._at, self._depth, self._bars = start, depth, 1

@@ -192,7 +192,7 @@ def _calculus(name: str, args: tuple[Node, ...]) -> sympy.Expr:
             operator, variable = rest.split(":")
             limits = (sympy.Symbol(variable), to_sympy(low), to_sympy(high))
             if operator == "sum":
-                return sympy.Sum(to_sympy(body), limits)
+                return cast(sympy.Expr, sympy.Sum(to_sympy(body), limits))
             return cast(sympy.Expr, sympy.Product(to_sympy(body), limits))
         case _:
             raise Unparsed

@@ -265,6 +265,13 @@ FUNCTION_NAMES = (
 )
 
 
+def _double_factorial(value: Value) -> Value:
+    number = _integer(value)
+    if not 0 <= number <= 1000:
+        raise Extreme
+    return Fraction(math.prod(range(number, 0, -2)))
+
+
 OPERATIONS = {
     "add": _sum,
     "neg": lambda value: -value,
@@ -275,6 +282,7 @@ OPERATIONS = {
     "percent": lambda value: over(value, Fraction(100)),
     "degrees": lambda value: value,
     "factorial": _factorial,
+    "factorial2": _double_factorial,
     "binomial": _binomial,
     "permutations": _permutations,
     "sqrt": lambda value: _power(value, Fraction(1, 2)),

@@ -96,7 +96,7 @@ def compare_words(gold: str, answer: str) -> bool | None:
     truth = BOOLEANS.get(phrase(gold)) if len(gold) < 40 else None
     if truth is not None and len(phrase(gold)) > 1:
         return boolean(answer) is truth
-    letter = lettered(gold)
+    letter = lettered(gold) or (leading_letter(gold) if lettered(answer) else None)
     if letter is not None:
         named = lettered(answer) or leading_letter(answer)
         if named is not None:
