@@ -103,7 +103,8 @@ def find_boxes(text: str) -> list[Box]:
     """Every balanced box that holds something, in order of its start; one pass over the braces."""
     if "oxed" not in text and "box" not in text:
         return []
-    openings = [(match.start(), match.end()) for match in BOX.finditer(text)]
+    first = min(place for word in ("oxed", "box") if (place := text.find(word)) >= 0)
+    openings = [(match.start(), match.end()) for match in BOX.finditer(text, max(0, first - len("\\frame")))]
     if not openings:
         return []
     closing = _matching_braces(text, openings[0][0])

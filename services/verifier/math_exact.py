@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 MAX_DIGITS = 2000
 """Longest numeral that is read as a number."""
@@ -35,6 +36,7 @@ class Number:
     percent: bool = False
 
 
+@lru_cache(maxsize=8192)
 def parse_number(text: str) -> Number | None:
     """The number that a clean text spells and nothing else; None where it spells more than a number."""
     if INTEGER.fullmatch(text):

@@ -5,6 +5,7 @@
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 from services.verifier.cost import MAX_LENGTH
 from services.verifier.math_exact import parse_number
@@ -157,6 +158,7 @@ SPACE = re.compile(r"\s+")
 WORD = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
 
 
+@lru_cache(maxsize=8192)
 def clean(text: str) -> str:
     """The text without math delimiters, layout commands and final punctuation; Unicode signs as LaTeX."""
     text = text.strip()
@@ -179,8 +181,11 @@ def clean(text: str) -> str:
     return SPACE.sub(" ", text).strip("*`").strip()
 
 
+@lru_cache(maxsize=8192)
 def squeeze(text: str) -> str:
     """`clean` text without any white space, one spelling of fractions and of text commands."""
+    if "\\" not in text:
+        return "".join(text.split())
     text = re.sub(
         r"\\(?:text|mathrm|mbox|textbf|mathbf|textit|operatorname|textnormal|mathit|mathsf)\*?\s*\{([^{}]*)\}",
         r"\1",

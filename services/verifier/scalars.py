@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
-from services.verifier.evaluation import Evaluator, Uncountable, points
+from services.verifier.evaluation import Evaluator, Uncountable, is_slope, points
 from services.verifier.math_exact import Number, numbers_equal
 from services.verifier.syntax import Group, Node, Num, Op, Sym, Text, walk
 from services.verifier.values import MP, TOLERANCE, Extreme, Undefined, Value, near, to_mp
@@ -59,7 +59,7 @@ def traits(node: Node) -> Traits:
                 words = True
             case Op(name, args):
                 finite = name.startswith("series:") and all(isinstance(bound, Num) for bound in args[1:])
-                calculus = calculus or (name.startswith(CALCULUS) and not finite)
+                calculus = calculus or (name.startswith(CALCULUS) and not finite and not is_slope(part))
             case _:
                 pass
     free = frozenset(name for name in names if name not in CONSTANT_NAMES and not name.startswith("@"))
