@@ -16,8 +16,8 @@ from tests.fakes.engine import Serving
 
 ENDLESS = VerifyItem(
     id="endless",
-    response=r"\boxed{\int \sin(x)^{\cos x} \ln(\tan x) dx}",
-    answer=r"\int \cos(x)^{\sin x} dx",
+    response=r"\boxed{3\int \sin(x)^{\cos x} \ln(\tan x) dx}",
+    answer=r"2\int \cos(x)^{\sin x} dx",
     deadline_ms=700,
 )
 KEY = "secret-of-the-test"

@@ -15,7 +15,7 @@ from services.verifier.settings import VerifierSettings
 from services.verifier.task import Task
 
 EASY = Task(pairs=[("1", r"\lim_{x\to 0} \frac{\sin x}{x}")])
-ENDLESS = Task(pairs=[(r"\int \cos(x)^{\sin x} dx", r"\int \sin(x)^{\cos x} \ln(\tan x) dx")])
+ENDLESS = Task(pairs=[(r"2\int \cos(x)^{\sin x} dx", r"3\int \sin(x)^{\cos x} \ln(\tan x) dx")])
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
