@@ -172,6 +172,9 @@ class Evaluator:
             )
         return self._bound(f"derivative:{variable.name}", body, (variable.name,), [order])
 
+    def _height(self, body: Node, variable: str, place: Value) -> Value:
+        return to_mp(self._with({variable: place}).value(body))
+
     def _place(self, variable: Sym) -> Value:
         place = self._point.get(variable.name)
         if place is None:

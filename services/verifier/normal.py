@@ -151,6 +151,7 @@ LAYOUT = re.compile(
     r"|thickspace|negthinspace)(?![A-Za-z])"
 )
 TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
+PLAIN = re.compile(r"[-+]?\d+(?:\.\d+)?")
 ORDINAL_OR_RUPEES = re.compile(r"(?<=\d)(?:st|nd|rd|th)\b|^\s*Rs\.?\s*(?=\d)")
 GROUPED = re.compile(r"(?<=\d)(?:,?\\[,!;: ]|\{,\}\s*)+(?=\d{3}(?!\d))")
 FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
@@ -173,6 +174,8 @@ def clean(text: str) -> str:
         text = DELIMITERS.sub(" ", text).replace("\x01", r"\$")
         text = LAYOUT.sub(" ", text)
         text = FRACTION.sub(r"\\frac", text)
+    if PLAIN.fullmatch(text):
+        return text
     if ORDINAL_OR_RUPEES.search(text):
         text = ORDINAL_OR_RUPEES.sub("", text)
     text = text.strip()
