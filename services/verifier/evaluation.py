@@ -8,7 +8,7 @@ equal formulas stay equal and different ones meet by accident with a chance belo
 import hashlib
 from collections.abc import Mapping
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from services.verifier.cost import MAX_TERMS, spend
 from services.verifier.syntax import Group, Matrix, Node, Num, Op, Relation, Sym, Text, walk
@@ -163,13 +163,8 @@ class Evaluator:
         assert isinstance(variable, Sym) and isinstance(order, Num)
         if is_slope(Op(name, args)):
             spend(20)
-            return held(
-                MP.diff(
-                    lambda place: to_mp(self._with({variable.name: place}).value(body)),
-                    self._place(variable),
-                    int(order.value),
-                )
-            )
+            curve = partial(self._height, body, variable.name)
+            return held(MP.diff(curve, self._place(variable), int(order.value)))
         return self._bound(f"derivative:{variable.name}", body, (variable.name,), [order])
 
     def _height(self, body: Node, variable: str, place: Value) -> Value:
