@@ -27,10 +27,10 @@ PLACEHOLDER = re.compile(
     rf"[\[(<{{]\s*{SLOT}\s*[\])>}}]\.?|(?:your|insert|put)\s+{SLOT}|\.\.\.|…|\[\s*\]", re.IGNORECASE
 )
 MARKER = re.compile(
-    r"(?:(?<![A-Za-z])(?:final\s+(?:answer|result)|(?:correct\s+)?answers?)(?![A-Za-z])|\bsolution\s+is\b|\bresult\s+is\b|####|答案|réponse|respuesta"
-    r"|antwort|ответ|risposta|resposta|正解|答え|정답)",
-    re.IGNORECASE,
+    r"[aA]nswers?|ANSWERS?|[sS]olution is|[rR]esult is|[fF]inal [rR]esult|####|答案|[rR]éponse|[rR]espuesta|[aA]ntwort|[оО]твет"
+    r"|[rR]isposta|[rR]esposta|正解|答え|정답"
 )
+"""Starts with few letters and looks at nothing else, so that the scan skips; `_is_whole` looks around."""
 AFTER_MARKER = re.compile(
     r"[\s*_`\"'’]*(?:\([a-z][^()\n]{2,40}\)[\s*_`]*(?=[:：=]|is\b))?"
     r"(?:(?:to|for|of|in|with|that|which|we|you|i|the|this|these|above|given|your|our|my|original|question|problem|equation|expression"
@@ -197,13 +197,20 @@ def _is_currency(text: str, start: int, end: int) -> bool:
 
 def marked_answer(text: str) -> str | None:
     """What the last answer marker announces: its first formula or its clause."""
-    for marker in reversed(list(MARKER.finditer(text))[-4:]):
+    markers = [marker for marker in MARKER.finditer(text) if _is_whole(text, marker)]
+    for marker in reversed(markers[-4:]):
         after = AFTER_MARKER.match(text, marker.end())
         start = after.end() if after else marker.end()
         found = _announced(text[start : start + 4000])
         if found:
             return found
     return None
+
+
+def _is_whole(text: str, marker: re.Match[str]) -> bool:
+    """Whether no Latin letter touches a marker."""
+    before, after = text[marker.start() - 1 : marker.start()], text[marker.end() : marker.end() + 1]
+    return not (before.isascii() and before.isalpha()) and not (after.isascii() and after.isalpha())
 
 
 def _announced(tail: str) -> str | None:
