@@ -7,10 +7,10 @@ import sys
 # anything else wants the CPU.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from services.trainer.settings import TrainerSettings  # noqa: E402
-from services.trainer.worker import main  # noqa: E402
-from shared.errors import DriftError  # noqa: E402
-from shared.settings import load_settings  # noqa: E402
+from services.trainer.settings import TrainerSettings
+from services.trainer.worker import main
+from shared.errors import DriftError
+from shared.settings import load_settings
 
 if __name__ == "__main__":
     try:
