@@ -27,8 +27,8 @@ PLACEHOLDER = re.compile(
     rf"[\[(<{{]\s*{SLOT}\s*[\])>}}]\.?|(?:your|insert|put)\s+{SLOT}|\.\.\.|…|\[\s*\]", re.IGNORECASE
 )
 MARKER = re.compile(
-    r"[aA]nswers?|ANSWERS?|[sS]olution is|[rR]esult is|[fF]inal [rR]esult|####|答案|[rR]éponse|[rR]espuesta|[aA]ntwort|[оО]твет"
-    r"|[rR]isposta|[rR]esposta|正解|答え|정답"
+    r"[aA]nswers?|ANSWERS?|[sS]olution is|[rR]esult is|[fF]inal [rR]esult|####|答案|[rR]éponse"
+    r"|[rR]espuesta|[aA]ntwort|[оО]твет|[rR]isposta|[rR]esposta|正解|答え|정답"
 )
 """Starts with few letters and looks at nothing else, so that the scan skips; `_is_whole` looks around."""
 AFTER_MARKER = re.compile(

@@ -70,7 +70,8 @@ def answer(line: bytes) -> Outcome:
     except MemoryError:
         return Outcome(failure="The memory limit of a symbolic worker was reached.")
     except (Refused, Exhausted) as refusal:
-        return Outcome(failure=f"Refused: {refusal or 'too many steps of evaluation'}.")
+        reason = str(refusal) or "too many steps of evaluation"
+        return Outcome(failure=f"Refused: {reason}.")
     except Unparsed:
         return Outcome(failure="Computer algebra has no word for a part of the formula.")
     except RecursionError:
