@@ -68,7 +68,7 @@ class Executor:
         began = time.perf_counter()
         spec = self._task.train
         torch.manual_seed(random.Random(f"{spec.seed}:{order.step}:{self._ranks.rank}").getrandbits(63))
-        losses = self._ranks.sum(self._backward(order))
+        losses = self._ranks.sum(self.backward(order))
         loss = float(losses.sum())
         norm = clip_grad_norm_(self.model.parameters(), spec.max_grad_norm)
         grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
@@ -91,7 +91,7 @@ class Executor:
         """Write the Hugging Face folder."""
         export(self.model, self._task, Path(order.folder), self._ranks)
 
-    def _backward(self, order: Step) -> Tensor:
+    def backward(self, order: Step) -> Tensor:
         """Gradients of this rank's share; returns each example's part of the loss, float64, zero for other ranks'."""
         count = sum(len(micro) for share in order.shares for micro in share)
         losses = torch.zeros(count, dtype=torch.float64)
