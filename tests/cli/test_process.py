@@ -195,8 +195,10 @@ async def test_an_error_of_the_body_comes_out_as_it_is(tmp_path: Path) -> None:
 
 
 OWNER = """
-    import asyncio, pathlib, sys
+    import asyncio, pathlib, signal, sys
     from cli.process import Service, supervise
+    # A shell's background job ignores SIGINT, and its children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = pathlib.Path(sys.argv[1])
     pids = folder / "pids"
     async def healthy():
