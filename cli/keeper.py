@@ -23,10 +23,10 @@ SWEEP_S = 10.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent dies (Linux only)."""
+def adopt_orphans(adopt: bool = True) -> None:
+    """Become, or cease to be, the parent of every descendant whose own parent dies (Linux only)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
 
 def die_with_parent() -> None:

@@ -34,6 +34,7 @@ from shared.settings import load_settings
 UP_S = 900.0
 """Longest time for `drift up` to see everything healthy; each service's own deadline is shorter."""
 DOWN_S = 150.0
+POLL_S = 0.1
 
 out = Console()
 err = Console(stderr=True)
@@ -92,12 +93,13 @@ def down() -> None:
     if running is None:
         out.print("No stack runs here.")
         return
-    supervisor = psutil.Process(running.pid)
-    supervisor.send_signal(signal.SIGTERM)
-    try:
-        supervisor.wait(DOWN_S)
-    except psutil.TimeoutExpired:
-        raise DriftError(f"The stack (process {running.pid}) did not end within {DOWN_S:.0f} s.") from None
+    psutil.Process(running.pid).send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + DOWN_S
+    # Its lock tells, not its process id: nobody may ever reap an orphan.
+    while read_state(root) is not None:
+        if time.monotonic() > deadline:
+            raise DriftError(f"The stack (process {running.pid}) did not end within {DOWN_S:.0f} s.")
+        time.sleep(POLL_S)
     out.print("Stopped.")
 
 

@@ -203,6 +203,7 @@ async def supervise(
         raise (failed or others or group).exceptions[0] from None
     finally:
         _kill_orphans(mark)
+        keeper.adopt_orphans(False)
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> str:

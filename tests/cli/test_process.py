@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from cli.process import Check, Child, Health, Service, ServiceFailed, supervise
+from tests.processes import is_alive
 
 DEADLINE_S = 20.0
 
@@ -31,7 +32,7 @@ def file_check(path: Path) -> Check:
 def wait_gone(pids: list[int]) -> list[int]:
     """Those still alive after the deadline."""
     end = time.monotonic() + DEADLINE_S
-    while (alive := [pid for pid in pids if _alive(pid)]) and time.monotonic() < end:
+    while (alive := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < end:
         time.sleep(0.02)
     return alive
 
@@ -43,13 +44,6 @@ def wait_for_lines(path: Path, count: int) -> list[str]:
             return lines
         time.sleep(0.02)
     raise AssertionError(f"{path} did not get {count} lines")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 FAMILY = """
@@ -75,8 +69,8 @@ async def test_the_body_begins_when_all_are_healthy_and_nothing_is_left_afterwar
     async with supervise([service], tmp_path) as children:
         family = [int(pid) for pid in pids.read_text().split()]
         assert children["family"].health is Health.HEALTHY
-        assert all(_alive(pid) for pid in family)
-    assert not [pid for pid in family if _alive(pid)]
+        assert all(is_alive(pid) for pid in family)
+    assert not [pid for pid in family if is_alive(pid)]
 
 
 async def test_a_service_starts_after_those_it_needs_and_stops_before_them(tmp_path: Path) -> None:
@@ -133,7 +127,7 @@ async def test_a_keeper_that_is_killed_leaves_no_descendant(tmp_path: Path) -> N
             os.kill(pid, signal.SIGKILL)
             await asyncio.sleep(DEADLINE_S)
     assert family
-    assert not [pid for pid in family if _alive(pid)]
+    assert not [pid for pid in family if is_alive(pid)]
 
 
 async def test_restarts_have_a_limit_and_the_failure_shows_the_log(tmp_path: Path) -> None:

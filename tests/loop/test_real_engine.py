@@ -3,7 +3,6 @@
 What the scripted engine promises is asked of both engines here, so that the fake cannot drift from the real one.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -115,7 +114,7 @@ async def test_a_real_job_goes_from_questions_to_a_checkpoint_that_the_engine_se
     }
     url = f"http://127.0.0.1:{stack['DRIFT_ROLLOUT_PORT']}"
     async with httpx.AsyncClient(base_url=url, timeout=30) as service:
-        submitted = await service.post("/v1/jobs", content=json.dumps(spec))
+        submitted = await service.post("/v1/jobs", json=spec)
         assert submitted.status_code == 202, submitted.text
         job = submitted.json()["id"]
         status: JobStatus = await until(service, job, lambda status: status.state.final, deadline_s=420)

@@ -13,6 +13,7 @@ from services.verifier.metrics import Metrics
 from services.verifier.pool import WorkerPool
 from services.verifier.settings import VerifierSettings
 from services.verifier.task import Task
+from tests.processes import is_alive
 
 EASY = Task(pairs=[("1", r"\lim_{x\to 0} \frac{\sin x}{x}")])
 ENDLESS = Task(pairs=[(r"2\int \cos(x)^{\sin x} dx", r"3\int \sin(x)^{\cos x} \ln(\tan x) dx")])
@@ -40,7 +41,7 @@ async def test_a_deadline_kills_the_worker_and_the_next_task_finds_a_fresh_one(p
     assert outcome is not None
     assert outcome.equal is True
     assert len(before & pool.processes) == 1
-    await until(lambda: not any(map(psutil.pid_exists, before - pool.processes)))
+    await until(lambda: not any(map(is_alive, before - pool.processes)))
 
 
 async def test_a_worker_killed_at_rest_is_replaced_unseen(pool: WorkerPool) -> None:
@@ -92,7 +93,7 @@ async def test_workers_are_replaced_after_their_tasks_and_none_outlives_the_pool
             assert await pool.run(EASY, 20) is not None
             seen |= pool.processes
     assert len(seen) == 3
-    await until(lambda: not any(map(psutil.pid_exists, seen)))
+    await until(lambda: not any(map(is_alive, seen)))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
