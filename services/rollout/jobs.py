@@ -17,7 +17,7 @@ from shared.trajectory import Phase, part_name
 
 Command = Literal["cancel", "pause"]
 
-MAX_EVENTS = 10_000
+MAX_EVENTS = 2_000
 _ADVANCE = (Path(shared.__file__).with_name("advance.lua")).read_text()
 
 

@@ -29,7 +29,7 @@ from shared.telemetry import get_logger
 _CONSUMER = "trainer"
 _BEAT_S = 3.0
 _ALIVE_S = 15
-_EVENTS_KEPT = 10_000
+_EVENTS_KEPT = 2_000
 
 T = TypeVar("T")
 
