@@ -32,8 +32,8 @@ from shared.telemetry import configure_logging, get_logger
 from shared.verifier_client import VerifierClient
 from shared.web import equip, problem
 
-VERIFIER_ATTEMPTS = 14
-"""About a minute and a half: a verifier that restarts is waited for."""
+VERIFIER_ATTEMPTS = 60
+"""Some five minutes with their pauses: a verifier that restarts is waited for."""
 
 STOP_TRIES = 8
 log = get_logger(__name__)
