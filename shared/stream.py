@@ -9,12 +9,15 @@ a group that has begun may always finish, so that holding back never deadlocks.
 # redis-py types `from_url` in part only.
 # pyright: reportUnknownMemberType=false
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+import builtins
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
@@ -46,7 +49,26 @@ def connect(url: str) -> Redis:
         retry=_RETRY,
         protocol=2,
     )
+    pool.connection_class = type("CancelSafeConnection", (_CancelSafe, pool.connection_class), {})
     return Redis.from_pool(pool)
+
+
+class _CancelSafe(AbstractConnection):
+    """A connection whose sending can be cancelled.
+
+    redis-py sends under `asyncio.wait_for`, which before Python 3.12 drops a cancellation that arrives as the
+    send completes: the task goes on for ever. `asyncio.timeout` has the same deadline and drops none.
+    """
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        deadline, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(deadline):
+                await super().send_packed_command(command, check_health)
+        except builtins.TimeoutError:
+            raise TimeoutError("Timeout writing to socket") from None
+        finally:
+            self.socket_timeout = deadline
 
 
 async def ensure_group(redis: Redis, stream: str, group: str) -> None:
