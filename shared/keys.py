@@ -1,7 +1,5 @@
 """Names in Redis: all begin with `drift:`, the keys of one job share the hash tag `{JOB}`. Nothing is ever flushed."""
 
-PREFIX = "drift:"
-
 JOBS = "drift:jobs"
 """Sorted set of job ids by time of submission, seconds."""
 IDEMPOTENCY = "drift:idempotency"

@@ -57,7 +57,7 @@ class Guard:
             return await refusal(scope, receive, send)
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._max_body:
-            return await self._too_large()(scope, receive, send)
+            return await _too_large(self._max_body)(scope, receive, send)
         seen = 0
 
         async def bounded_receive() -> Message:
@@ -74,8 +74,9 @@ class Guard:
         scheme, _, token = authorization.partition(" ")
         return scheme.lower() == "bearer" and any(hmac.compare_digest(token.encode(), known) for known in self._tokens)
 
-    def _too_large(self) -> Response:
-        return problem(413, f"The request body is larger than {self._max_body} bytes.", remedy="Send it in parts.")
+
+def _too_large(max_body: int) -> JSONResponse:
+    return problem(413, f"The request body is larger than {max_body} bytes.", remedy="Send it in parts.")
 
 
 def equip(
@@ -102,7 +103,7 @@ def equip(
     @app.exception_handler(HTTPException)
     async def _(_request: Request, error: HTTPException) -> Response:
         if error.status_code == 413:
-            return problem(413, f"The request body is larger than {max_body} bytes.", remedy="Send it in parts.")
+            return _too_large(max_body)
         return problem(error.status_code, error.detail, headers=dict(error.headers or {}))
 
     @app.get("/health", tags=["probes"])

@@ -18,6 +18,7 @@ from services.verifier.cost import WORKER_STEPS, allowance, refusal
 from services.verifier.grading import compare_texts
 from services.verifier.parser import parse
 from services.verifier.syntax import Node, Num, Op, Relation, Sym, Unparsed
+from services.verifier.values import FUNCTION_NAMES
 
 FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     "add": lambda *parts: sympy.Add(*parts),
@@ -41,27 +42,7 @@ FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     **{
         name: getattr(sympy, name)
         for name in (
-            "sin",
-            "cos",
-            "tan",
-            "sec",
-            "csc",
-            "cot",
-            "sinh",
-            "cosh",
-            "tanh",
-            "sech",
-            "csch",
-            "coth",
-            "asin",
-            "acos",
-            "atan",
-            "acot",
-            "asec",
-            "acsc",
-            "asinh",
-            "acosh",
-            "atanh",
+            *FUNCTION_NAMES,
             "exp",
             "sqrt",
             "factorial",
@@ -73,7 +54,6 @@ FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
             "im",
             "conjugate",
             "arg",
-            "erf",
         )
     },
 }

@@ -4,11 +4,10 @@ import hashlib
 import json
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from cli import model
 from cli.model import REPO, ensure_model
 from shared.errors import Unavailable
+from tests.fakes.http import serve
 
 COMMIT = "0" * 39 + "1"
 FILES = {
@@ -64,15 +64,8 @@ def fake_hub(files: dict[str, bytes], broken: frozenset[str] = frozenset()) -> I
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve(Handler) as url:
+        yield url
 
 
 @pytest.fixture

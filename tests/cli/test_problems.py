@@ -2,10 +2,9 @@
 
 import gzip
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from cli.demo import make_job
 from cli.problems import CONFIG, HUB, TEST_FILE, TRAIN_FILE, choose_problems
 from services.rollout.datasets import read_problems
 from shared.job import JobSpec
+from tests.fakes.http import serve
 
 
 @contextmanager
@@ -28,15 +28,8 @@ def hub(status: int) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve(Handler) as url:
+        yield url
 
 
 def write_file(path: Path, rows: int) -> None:
