@@ -11,8 +11,8 @@ import time
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from services.rollout.engines.policy import Policies
 from services.rollout.jobs import Jobs, StaleConductor
-from services.rollout.policy import Policies
 from services.rollout.steps import Interrupted, Steps, plan_steps
 from shared import keys
 from shared.errors import DriftError

@@ -6,7 +6,7 @@ One coroutine a trajectory and no barrier: it goes on the moment its verdict is 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from services.rollout.engine import Answer, ContextExceeded
+from services.rollout.engines.engine import Answer, ContextExceeded
 from services.rollout.prompts import Message
 from shared.errors import DriftError
 from shared.grading import Verdict, VerifyResult

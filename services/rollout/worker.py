@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.rollout.engine import Answer, Sampling
-from services.rollout.engines import Engines
+from services.rollout.engines.engine import Answer, Sampling
+from services.rollout.engines.pool import Engines
 from services.rollout.episode import run_episode
 from services.rollout.evaluation import count
 from services.rollout.grader import Grader

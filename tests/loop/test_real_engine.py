@@ -15,7 +15,7 @@ import pytest
 from cli.generator import generate
 from cli.model import ensure_model
 from cli.ports import choose_free
-from services.rollout.engine import ContextExceeded, Engine, Refused, Sampling
+from services.rollout.engines.engine import ContextExceeded, Engine, Refused, Sampling
 from shared.job import JobStatus, State
 from tests.fakes.engine import FakeEngine
 from tests.rollout.client import until

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rollout.engine import Answer, ContextExceeded, EngineDown
+from services.rollout.engines.engine import Answer, ContextExceeded, EngineDown
 from services.rollout.episode import Episode, run_episode
 from services.rollout.prompts import Message
 from shared.errors import Unavailable

@@ -12,8 +12,8 @@ import json
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.rollout.engine import Engine, EngineDown, Refused
-from services.rollout.engines import Engines
+from services.rollout.engines.engine import Engine, EngineDown, Refused
+from services.rollout.engines.pool import Engines
 from shared import keys
 from shared.telemetry import get_logger
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import httpx
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.rollout.engine import Answer, Engine, EngineDown, Sampling, ServedModel
+from services.rollout.engines.engine import Answer, Engine, EngineDown, Sampling, ServedModel
 from services.rollout.prompts import Message
 from services.rollout.settings import RolloutSettings
 
