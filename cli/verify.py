@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.verifier.grading import Decision, decide, extract
+from services.verifier.grading.tiers import Decision, decide, extract
 from services.verifier.metrics import Metrics
 from services.verifier.pool import WorkerPool
 from services.verifier.service import Verifier

@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-from services.verifier.choice import item_letters
-from services.verifier.grading import Decision, Deferred, Extracted, decide, extract, golds_of
+from services.verifier.grading.choice import item_letters
+from services.verifier.grading.tiers import Decision, Deferred, Extracted, decide, extract, golds_of
 from services.verifier.metrics import Metrics
 from services.verifier.pool import WorkerPool
 from services.verifier.settings import VerifierSettings

@@ -13,12 +13,12 @@ import sympy
 from latex2sympy2_extended import latex2sympy
 from math_verify.grader import verify
 
-from services.verifier.comparison import compare
-from services.verifier.cost import WORKER_STEPS, allowance, refusal
-from services.verifier.grading import compare_texts
-from services.verifier.parser import parse
-from services.verifier.syntax import Node, Num, Op, Relation, Sym, Unparsed
-from services.verifier.values import FUNCTION_NAMES
+from services.verifier.grading.comparison import compare
+from services.verifier.grading.cost import WORKER_STEPS, allowance, refusal
+from services.verifier.grading.parser import parse
+from services.verifier.grading.syntax import Node, Num, Op, Relation, Sym, Unparsed
+from services.verifier.grading.tiers import compare_texts
+from services.verifier.grading.values import FUNCTION_NAMES
 
 FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     "add": lambda *parts: sympy.Add(*parts),

@@ -16,9 +16,9 @@ import sys
 
 import orjson
 
-from services.verifier.cost import Exhausted
+from services.verifier.grading.cost import Exhausted
+from services.verifier.grading.syntax import Unparsed
 from services.verifier.symbolic import Refused, answers_equal
-from services.verifier.syntax import Unparsed
 from services.verifier.task import Outcome, Task
 
 WARM_UP = (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.verifier.grading import Decision, decide, extract
+from services.verifier.grading.tiers import Decision, decide, extract
 from shared.grading import Verdict, VerifyItem
 
 CAPITALS = ["Berlin", "Bonn", "Paris", "Not Paris"]

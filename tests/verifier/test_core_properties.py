@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.verifier.cost import Exhausted, allowance, refusal, spend
-from services.verifier.extraction import MAX_REGION, answer_region, extract_math
-from services.verifier.grading import Decision, decide, decide_math, extract
-from services.verifier.math_exact import parse_number
-from services.verifier.normal import normal_form
-from services.verifier.parser import parse
-from services.verifier.syntax import Unparsed, depth
+from services.verifier.grading.cost import Exhausted, allowance, refusal, spend
+from services.verifier.grading.extraction import MAX_REGION, answer_region, extract_math
+from services.verifier.grading.normal import normal_form
+from services.verifier.grading.numerals import parse_number
+from services.verifier.grading.parser import parse
+from services.verifier.grading.syntax import Unparsed, depth
+from services.verifier.grading.tiers import Decision, decide, decide_math, extract
 from shared.grading import Verdict, VerifyItem
 
 settings.register_profile("verifier", deadline=None)

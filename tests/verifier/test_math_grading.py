@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.verifier.grading import Decision, Deferred, decide, extract
+from services.verifier.grading.tiers import Decision, Deferred, decide, extract
 from shared.grading import Verdict, VerifyItem
 
 EQUAL = [

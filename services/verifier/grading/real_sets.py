@@ -1,13 +1,13 @@
 """Sets of real numbers in one form: sorted, disjoint spans. Intervals, unions, inequalities and set builders all
 reduce to it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from services.verifier.evaluation import Evaluator, Uncountable
-from services.verifier.syntax import Group, Node, Op, Relation, Sym, walk
-from services.verifier.values import MP, Extreme, Undefined, Value, near, to_mp
+from services.verifier.grading.evaluation import Evaluator, Uncountable
+from services.verifier.grading.syntax import Group, Node, Op, Relation, Sym, walk
+from services.verifier.grading.values import MP, Extreme, Undefined, Value, near, to_mp
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
 MAX_SPANS = 64
@@ -23,6 +23,7 @@ class Span:
     high_closed: bool
 
 
+Combine = Callable[[Sequence[Span], Sequence[Span]], tuple[Span, ...]]
 REALS = (Span(-MP.inf, False, MP.inf, False),)
 
 
@@ -98,9 +99,9 @@ def _spans(node: Node) -> tuple[Span, ...] | None:
             return None
 
 
-def _both(left: Node, right: Node, combine: "object") -> tuple[Span, ...] | None:
+def _both(left: Node, right: Node, combine: Combine) -> tuple[Span, ...] | None:
     a, b = _spans(left), _spans(right)
-    return None if a is None or b is None else combine(a, b)  # type: ignore[operator]
+    return None if a is None or b is None else combine(a, b)
 
 
 def _relation(node: Relation) -> tuple[Span, ...] | None:

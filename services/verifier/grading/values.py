@@ -6,15 +6,16 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from mpmath import MPContext
+from mpmath import MPContext  # pyright: ignore[reportMissingTypeStubs]
 
-from services.verifier.cost import MAX_BITS
+from services.verifier.grading.cost import MAX_BITS
 
 Float: TypeAlias = Any
-"""A floating number of `MP`, real or complex; mpmath has no types."""
+"""A floating number of `MP`, real or complex."""
 Value: TypeAlias = Fraction | Float
 
-MP = MPContext()
+MP: Any = MPContext()
+"""A context of our own, so that nobody else's precision counts; mpmath has no types."""
 MP.prec = 190
 MAX_MAGNITUDE = 200_000
 """Largest binary logarithm of a value; beyond it a value is only known to be extreme."""
@@ -212,15 +213,30 @@ def _log(value: Value, base: Value | None = None) -> Value:
     return logarithm if base is None else logarithm / MP.log(to_mp(base))
 
 
+def _decimal_log(value: Value, base: Value = Fraction(10)) -> Value:
+    return _log(value, base)
+
+
 def _exp(value: Value) -> Value:
     if abs(to_mp(value)) > MAX_MAGNITUDE:
         raise Extreme
     return MP.exp(to_mp(value))
 
 
-def _extremum(largest: bool, values: tuple[Value, ...]) -> Value:
-    ordered = sorted((_real(value) for value in values), key=to_mp)
-    return ordered[-1 if largest else 0]
+def _largest(*values: Value) -> Value:
+    return max(map(_real, values), key=to_mp)
+
+
+def _smallest(*values: Value) -> Value:
+    return min(map(_real, values), key=to_mp)
+
+
+def _gcd(*values: Value) -> Value:
+    return Fraction(math.gcd(*map(_integer, values)))
+
+
+def _lcm(*values: Value) -> Value:
+    return Fraction(math.lcm(*map(_integer, values)))
 
 
 def _sign(value: Value) -> Value:
@@ -272,41 +288,47 @@ def _double_factorial(value: Value) -> Value:
     return Fraction(math.prod(range(number, 0, -2)))
 
 
-OPERATIONS = {
-    "add": _sum,
+UNARY: dict[str, Callable[[Value], Value]] = {
     "neg": lambda value: -value,
-    "mul": times,
-    "div": over,
-    "ratio": lambda first, second: over(first, second),
-    "pow": _power,
     "percent": lambda value: over(value, Fraction(100)),
     "degrees": lambda value: value,
     "factorial": _factorial,
     "factorial2": _double_factorial,
-    "binomial": _binomial,
-    "permutations": _permutations,
     "sqrt": lambda value: _power(value, Fraction(1, 2)),
     "cbrt": lambda value: _power(value, Fraction(1, 3)),
-    "root": _root,
     "abs": abs,
     "floor": _floor,
     "ceil": _ceil,
     "sign": _sign,
-    "gcd": lambda *values: Fraction(math.gcd(*map(_integer, values))),
-    "lcm": lambda *values: Fraction(math.lcm(*map(_integer, values))),
-    "max": lambda *values: _extremum(True, values),
-    "min": lambda *values: _extremum(False, values),
-    "ln": _log,
-    "log": _log,
-    "lg": lambda value, base=Fraction(10): _log(value, base),
     "log2": lambda value: _log(value, Fraction(2)),
     "exp": _exp,
     "re": lambda value: to_mp(value).real,
     "im": lambda value: to_mp(value).imag,
     "conjugate": lambda value: MP.conj(to_mp(value)),
     "arg": lambda value: MP.arg(to_mp(value)),
-    "mod": lambda a, b: Fraction(_integer(a) % _integer(b)),
     **{name: _function(name) for name in FUNCTION_NAMES},
+}
+BINARY: dict[str, Callable[[Value, Value], Value]] = {
+    "mul": times,
+    "div": over,
+    "ratio": over,
+    "pow": _power,
+    "binomial": _binomial,
+    "permutations": _permutations,
+    "root": _root,
+    "mod": lambda a, b: Fraction(_integer(a) % _integer(b)),
+}
+OPERATIONS: dict[str, Callable[..., Value]] = {
+    **UNARY,
+    **BINARY,
+    "add": _sum,
+    "gcd": _gcd,
+    "lcm": _lcm,
+    "max": _largest,
+    "min": _smallest,
+    "ln": _log,
+    "log": _log,
+    "lg": _decimal_log,
 }
 
 

@@ -8,13 +8,13 @@ interval answers an inequality.
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from services.verifier.cost import spend
-from services.verifier.evaluation import Evaluator, Uncountable, points
-from services.verifier.real_sets import FLIPPED, is_set_like, real_set, sets_equal
-from services.verifier.scalars import compare_scalars, free_names, is_constant
-from services.verifier.settling import is_label, settled, word_of
-from services.verifier.syntax import Group, Matrix, Node, Op, Relation, Sym
-from services.verifier.values import MP, TOLERANCE, Undefined, Value, near, to_mp
+from services.verifier.grading.cost import spend
+from services.verifier.grading.evaluation import Evaluator, Uncountable, points
+from services.verifier.grading.real_sets import FLIPPED, is_set_like, real_set, sets_equal
+from services.verifier.grading.scalars import compare_scalars, free_names, is_constant
+from services.verifier.grading.settling import is_label, settled, word_of
+from services.verifier.grading.syntax import Group, Matrix, Node, Op, Relation, Sym
+from services.verifier.grading.values import MP, TOLERANCE, Undefined, Value, near, to_mp
 
 MAX_ITEMS = 64
 
@@ -60,7 +60,7 @@ def _compare_relations(gold: Node, answer: Node) -> bool | None:
         case _, Relation(signs, (label, *_, value)) if signs and set(signs) <= {"=", "~"}:
             if not (is_label(label) or is_constant(label)):
                 return False
-            exact = answer.sides[-2] if signs[-1] == "~" and isinstance(answer, Relation) else value
+            exact = answer.sides[-2] if signs[-1] == "~" else value
             return compare(gold, exact)
         case _:
             return False

@@ -7,11 +7,11 @@ formula. Precedence, loosest first: list, relation, union, sum, product, sign, p
 from fractions import Fraction
 from functools import lru_cache
 
-from services.verifier.commands import Commands, has_differential
-from services.verifier.cost import MAX_DEPTH, MAX_TOKENS
-from services.verifier.syntax import Group, Node, Num, Op, Relation, Sym, Text, Unparsed, depth
-from services.verifier.tokens import tokenize
-from services.verifier.vocabulary import (
+from services.verifier.grading.commands import Commands, has_differential
+from services.verifier.grading.cost import MAX_DEPTH, MAX_TOKENS
+from services.verifier.grading.syntax import Group, Node, Num, Op, Relation, Sym, Text, Unparsed, depth
+from services.verifier.grading.tokens import tokenize
+from services.verifier.grading.vocabulary import (
     ACCENTS,
     ATOMS,
     CONSTANTS,
@@ -46,7 +46,8 @@ class Parser(Commands):
     def _relation(self) -> Node:
         if self._is("=", r"\approx") and self._at == 0:
             self._at += 1
-        sides, signs = [self._ratio()], []
+        sides: list[Node] = [self._ratio()]
+        signs: list[str] = []
         while (sign := self._relation_sign()) is not None:
             signs.append(sign)
             sides.append(self._ratio())

@@ -7,7 +7,7 @@ choice. A response that names several letters chooses none, unless the gold answ
 import re
 from collections.abc import Sequence
 
-from services.verifier.extraction import MAX_CHAIN, answer_region, find_boxes, is_placeholder
+from services.verifier.grading.extraction import MAX_CHAIN, answer_region, find_boxes, is_placeholder
 
 DEFAULT_LETTERS = "ABCDEFGHIJ"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

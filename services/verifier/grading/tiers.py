@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from services.verifier.choice import extract_choice, gold_letters, item_letters
-from services.verifier.comparison import compare
-from services.verifier.cost import MAX_DEPTH, MAX_LENGTH, SERVER_STEPS, Exhausted, allowance, nesting, refusal
-from services.verifier.extraction import PROSE, answer_region, extract_math, last_box, lone_number
-from services.verifier.math_exact import numbers_equal, parse_number
-from services.verifier.normal import clean, normal_form, squeeze, string_form
-from services.verifier.parser import parse
-from services.verifier.scalars import free_names
-from services.verifier.syntax import Node, Unparsed
-from services.verifier.words import compare_words
+from services.verifier.grading.choice import extract_choice, gold_letters, item_letters
+from services.verifier.grading.comparison import compare
+from services.verifier.grading.cost import MAX_DEPTH, MAX_LENGTH, SERVER_STEPS, Exhausted, allowance, nesting, refusal
+from services.verifier.grading.extraction import PROSE, answer_region, extract_math, last_box, lone_number
+from services.verifier.grading.normal import clean, normal_form, squeeze, string_form
+from services.verifier.grading.numerals import numbers_equal, parse_number
+from services.verifier.grading.parser import parse
+from services.verifier.grading.scalars import free_names
+from services.verifier.grading.syntax import Node, Unparsed
+from services.verifier.grading.words import compare_words
 from shared.grading import Kind, Method, Verdict, VerifyItem
 
 MAX_REMEMBERED = 8_000

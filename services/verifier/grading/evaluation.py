@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache, partial
 
-from services.verifier.cost import MAX_TERMS, spend
-from services.verifier.syntax import Group, Matrix, Node, Num, Op, Relation, Sym, Text, walk
-from services.verifier.values import (
+from services.verifier.grading.cost import MAX_TERMS, spend
+from services.verifier.grading.syntax import Group, Matrix, Node, Num, Op, Relation, Sym, Text, walk
+from services.verifier.grading.values import (
     MP,
     OPERATIONS,
     SLOW,
@@ -27,7 +27,7 @@ from services.verifier.values import (
     to_mp,
     weight,
 )
-from services.verifier.vocabulary import MAGNITUDES
+from services.verifier.grading.vocabulary import MAGNITUDES
 
 DISTINCT_SAMPLES = 3
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from services.verifier.syntax import Unparsed
-from services.verifier.vocabulary import FUNCTIONS, MAGNITUDES, SEPARATORS
+from services.verifier.grading.syntax import Unparsed
+from services.verifier.grading.vocabulary import FUNCTIONS, MAGNITUDES, SEPARATORS
 
 
 @dataclass(frozen=True, slots=True)

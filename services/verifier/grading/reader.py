@@ -3,10 +3,10 @@ subscripts."""
 
 from fractions import Fraction
 
-from services.verifier.cost import MAX_DEPTH
-from services.verifier.syntax import Group, Node, Num, Sym, Unparsed
-from services.verifier.tokens import Token
-from services.verifier.vocabulary import CONSTANTS, FUNCTIONS, SEPARATORS
+from services.verifier.grading.cost import MAX_DEPTH
+from services.verifier.grading.syntax import Group, Node, Num, Sym, Unparsed
+from services.verifier.grading.tokens import Token
+from services.verifier.grading.vocabulary import CONSTANTS, FUNCTIONS, SEPARATORS
 
 
 class Reader:
@@ -17,7 +17,7 @@ class Reader:
         self._at = 0
         self._depth = 0
         self._bars = 0
-        self._differentials = 0
+        self._differentials: int = 0
 
     @property
     def _now(self) -> Token:

@@ -7,8 +7,8 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from services.verifier.cost import MAX_LENGTH
-from services.verifier.math_exact import parse_number
+from services.verifier.grading.cost import MAX_LENGTH
+from services.verifier.grading.numerals import parse_number
 
 UNICODE = str.maketrans(
     {

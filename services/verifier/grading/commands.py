@@ -3,10 +3,10 @@
 import re
 from fractions import Fraction
 
-from services.verifier.atoms import Atoms
-from services.verifier.syntax import Group, Matrix, Node, Num, Op, Relation, Sym, Unparsed, walk
-from services.verifier.tokens import Token
-from services.verifier.vocabulary import ACCENTS, CONSTANTS, FENCES, FUNCTIONS, GREEK, MATRICES, SAME_ACCENT
+from services.verifier.grading.atoms import Atoms
+from services.verifier.grading.syntax import Group, Matrix, Node, Num, Op, Relation, Sym, Unparsed, walk
+from services.verifier.grading.tokens import Token
+from services.verifier.grading.vocabulary import ACCENTS, CONSTANTS, FENCES, FUNCTIONS, GREEK, MATRICES, SAME_ACCENT
 
 
 class Commands(Atoms):

@@ -3,10 +3,18 @@
 import re
 from fractions import Fraction
 
-from services.verifier.reader import Reader, symbol
-from services.verifier.syntax import Group, Node, Num, Op, Sym, Text, Unparsed
-from services.verifier.tokens import Token
-from services.verifier.vocabulary import CONSTANTS, FUNCTIONS, GREEK, MAGNITUDES, SEPARATORS, STOP_WORDS, TRIGONOMETRIC
+from services.verifier.grading.reader import Reader, symbol
+from services.verifier.grading.syntax import Group, Node, Num, Op, Sym, Text, Unparsed
+from services.verifier.grading.tokens import Token
+from services.verifier.grading.vocabulary import (
+    CONSTANTS,
+    FUNCTIONS,
+    GREEK,
+    MAGNITUDES,
+    SEPARATORS,
+    STOP_WORDS,
+    TRIGONOMETRIC,
+)
 
 
 class Atoms(Reader):

@@ -1,7 +1,7 @@
 """One shape for answers that say the same in several: membership, signs, labels."""
 
-from services.verifier.scalars import CONSTANT_NAMES
-from services.verifier.syntax import Group, Matrix, Node, Op, Relation, Sym, Text, walk
+from services.verifier.grading.scalars import CONSTANT_NAMES
+from services.verifier.grading.syntax import Group, Matrix, Node, Op, Relation, Sym, Text, walk
 
 
 def settled(node: Node) -> Node:

@@ -7,11 +7,11 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
-from services.verifier.evaluation import Evaluator, Uncountable, is_slope, points
-from services.verifier.math_exact import Number, numbers_equal
-from services.verifier.syntax import Group, Node, Num, Op, Sym, Text, walk
-from services.verifier.values import MP, TOLERANCE, Extreme, Undefined, Value, near, to_mp
-from services.verifier.vocabulary import GREEK, MAGNITUDES
+from services.verifier.grading.evaluation import Evaluator, Uncountable, is_slope, points
+from services.verifier.grading.numerals import Number, numbers_equal
+from services.verifier.grading.syntax import Group, Node, Num, Op, Sym, Text, walk
+from services.verifier.grading.values import MP, TOLERANCE, Extreme, Undefined, Value, near, to_mp
+from services.verifier.grading.vocabulary import GREEK, MAGNITUDES
 
 CONSTANT_NAMES = frozenset(["pi", "e", "i", "infinity", "nan", "...", *MAGNITUDES])
 
