@@ -82,6 +82,23 @@ def recorded_groups(folder: Path) -> set[int]:
     return {group for path in list_shards(folder) for group in groups_of(path)}
 
 
+class Ledger:
+    """The groups of one part, looked up again and again by whoever does not write it: each footer is read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: set[Path] = set()
+        self._groups: set[int] = set()
+
+    def groups(self) -> set[int]:
+        """Every group that the part's shards hold now."""
+        for path in list_shards(self._folder):
+            if path not in self._read:
+                self._groups.update(groups_of(path))
+                self._read.add(path)
+        return self._groups
+
+
 def groups_of(path: Path) -> list[int]:
     """The groups of one shard, from its footer."""
     return json.loads(pq.read_schema(path).metadata[_GROUPS])

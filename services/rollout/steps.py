@@ -21,6 +21,7 @@ from services.rollout.tickets import Tickets
 from shared import keys
 from shared.errors import DriftError
 from shared.job import DatasetSpec, JobSpec, JobStatus, Progress, TrainingState, TrainingStatus, TrainingTask
+from shared.stream import TrajectoryStream
 from shared.trajectory import Problem, part_name
 
 POLL_S = 0.1
@@ -137,6 +138,7 @@ class Steps:
             message = None
             if self._policies.served(part.weights):
                 served = time.monotonic()
+                message = await self._held_back(status.id)
             else:
                 message = self._policies.trouble or f"loading {part.policy} into the engines"
                 if time.monotonic() - served > self._settings.engine_deadline_s:
@@ -161,6 +163,14 @@ class Steps:
             return status.model_copy(update={"rollouts": [*status.rollouts, summary]})
         measured = evaluate(counts, dataset=dataset.name, policy=part.policy, stage=step.stage, max_turns=turns)
         return status.model_copy(update={"evaluations": [*status.evaluations, measured]})
+
+    async def _held_back(self, job: str) -> str | None:
+        """Why no new group begins, where that is so for want of a recorder."""
+        if await TrajectoryStream(self._redis, job).backlog() < self._settings.high_water:
+            return None
+        if await self._redis.exists(keys.RECORDER_ALIVE):
+            return "waiting for the recorder to catch up"
+        return "nobody moves trajectories into the dataset: start `python -m services.trainer.recorder`, or a trainer"
 
     def _resume_reading(self, dataset: DatasetSpec, made: int) -> Iterator[tuple[int, Problem]]:
         return itertools.islice(enumerate(read_problems(dataset, self._settings.data_root)), made, None)

@@ -23,6 +23,7 @@ from services.trainer.settings import TrainerSettings
 from shared import keys
 from shared.errors import Unavailable
 from shared.job import TrainingStatus, TrainingTask
+from shared.shards import Ledger, dataset_folder
 from shared.stream import Answer, connect, ensure_group
 from shared.telemetry import get_logger
 
@@ -56,6 +57,7 @@ class Courier:
         self._work: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
         self._reclaimed = False
+        self._ledgers: dict[tuple[str, str], Ledger] = {}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -71,7 +73,8 @@ class Courier:
 
     def recorded(self, job: str, part: str) -> int:
         """How many groups of a part the dataset holds."""
-        return len(self._call(lambda: self._ingest.recorded(job, part)))
+        ledger = self._ledgers.setdefault((job, part), Ledger(dataset_folder(self._settings.runs_root, job, part)))
+        return len(ledger.groups())
 
     def is_cancelled(self, job: str) -> bool:
         """Whether the user has cancelled the job."""
@@ -100,7 +103,7 @@ class Courier:
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._beat())
-            tasks.create_task(self._retrying(self._ingest.run))
+            tasks.create_task(self._ingest.run())
 
     async def _beat(self) -> None:
         name = f"{socket.gethostname()}:{os.getpid()}"

@@ -3,10 +3,13 @@
 Nothing is lost and nothing doubled, wherever a crash falls: what was read and not released is read again, and
 what the dataset already holds is released and not written again. Input that can never become part of a
 complete group (malformed, foreign, or left over when its job has ended) goes to the dead letters with the reason.
-One trainer at a time may ingest into a folder of runs (see `worker`).
+One process at a time writes into a folder of runs: it holds `RUNS_ROOT/.recorder.lock`, the others stand by.
 """
 
 import asyncio
+import contextlib
+import os
+import socket
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import cast
@@ -16,7 +19,8 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.trainer.settings import TrainerSettings
+from services.trainer.folder_lock import FolderLock
+from services.trainer.settings import RecorderSettings
 from shared import keys
 from shared.errors import Unavailable
 from shared.job import JobStatus
@@ -29,6 +33,8 @@ _CONSUMER = "ingest"
 _READ = 256
 _SCAN_S = 1.0
 _RECLAIM_S = 60.0
+_BEAT_S = 3.0
+_ALIVE_S = 15
 _LINGER_S = 60.0
 """An ended job's stream is followed this long without a new entry: its last episodes may still be on their way."""
 
@@ -36,38 +42,92 @@ _log = get_logger(__name__)
 _entries = Counter("drift_ingest_entries", "Stream entries by what became of them", ["outcome"])
 
 
+class _Patience:
+    """Bears failures of Redis or of the disk for a while, one second at a time."""
+
+    def __init__(self, doing: str, limit_s: float) -> None:
+        self._doing = doing
+        self._limit_s = limit_s
+        self._failing_since: float | None = None
+
+    def regain(self) -> None:
+        """It works again."""
+        self._failing_since = None
+
+    async def bear(self, error: Exception) -> None:
+        """Wait; raises `Unavailable` when there have been only failures for too long."""
+        now = asyncio.get_running_loop().time()
+        self._failing_since = self._failing_since or now
+        _log.warning("ingest interrupted", doing=self._doing, error=str(error))
+        if now - self._failing_since > self._limit_s:
+            raise Unavailable(
+                f"{self._doing} failed for {self._limit_s:.0f} s: {error}",
+                remedy="Mend Redis or the disk and start again; nothing is lost.",
+            ) from error
+        await asyncio.sleep(1.0)
+
+
 class Ingest:
     """Follows every job's stream. `run` ends only by an error or by cancellation."""
 
-    def __init__(self, redis: Redis, settings: TrainerSettings) -> None:
+    def __init__(self, redis: Redis, settings: RecorderSettings) -> None:
         self._redis = redis
         self._settings = settings
+        self._lock = FolderLock(settings.runs_root / ".recorder.lock")
         self._recorded: dict[tuple[str, str], set[int]] = {}
         self._followed: dict[str, asyncio.Task[None]] = {}
+        self._ended: set[str] = set()
 
     async def recorded(self, job: str, part: str) -> set[int]:
-        """The groups of one part that the dataset holds."""
+        """The groups of one part that the dataset holds, for its writer: nobody else adds any meanwhile."""
         if (job, part) not in self._recorded:
             folder = dataset_folder(self._settings.runs_root, job, part)
             self._recorded[job, part] = await asyncio.to_thread(recorded_groups, folder)
         return self._recorded[job, part]
 
     async def run(self) -> None:
-        """Look for jobs, and follow each until it has ended and its stream is empty."""
-        ended: set[str] = set()
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                for job in await self._list_jobs():
-                    if job in ended or job in self._followed or not await self._redis.exists(keys.trajectories(job)):
-                        continue
-                    if await self._has_ended(job) and not await TrajectoryStream(self._redis, job).backlog():
-                        ended.add(job)
+        """Once no other writer holds the folder: look for jobs, follow each until it has ended and its stream is empty.
+
+        What it raises comes as an `ExceptionGroup`.
+        """
+        if not self._lock.take():
+            _log.info("standing by: another process records", runs_root=str(self._settings.runs_root.absolute()))
+        while not self._lock.take():  # noqa: ASYNC110 - another process holds it
+            await asyncio.sleep(_SCAN_S)
+        _log.info("recording", runs_root=str(self._settings.runs_root.absolute()))
+        patience = _Patience("Looking for jobs", self._settings.redis_patience_s)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._beat())
+                while True:
+                    try:
+                        await self._look_for_jobs(tasks)
+                    except RedisError as error:
+                        await patience.bear(error)
                     else:
-                        self._followed[job] = tasks.create_task(self._follow(job))
-                for job in [job for job, task in self._followed.items() if task.done()]:
-                    del self._followed[job]
-                    ended.add(job)
-                await asyncio.sleep(_SCAN_S)
+                        patience.regain()
+                        await asyncio.sleep(_SCAN_S)
+        finally:
+            self._lock.release()
+
+    async def _beat(self) -> None:
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        while True:
+            with contextlib.suppress(RedisError):
+                await self._redis.set(keys.RECORDER_ALIVE, name, ex=_ALIVE_S)
+            await asyncio.sleep(_BEAT_S)
+
+    async def _look_for_jobs(self, tasks: asyncio.TaskGroup) -> None:
+        for job in await self._list_jobs():
+            if job in self._ended or job in self._followed or not await self._redis.exists(keys.trajectories(job)):
+                continue
+            if await self._has_ended(job) and not await TrajectoryStream(self._redis, job).backlog():
+                self._ended.add(job)
+            else:
+                self._followed[job] = tasks.create_task(self._follow(job))
+        for job in [job for job, task in self._followed.items() if task.done()]:
+            del self._followed[job]
+            self._ended.add(job)
 
     async def _list_jobs(self) -> list[str]:
         return cast(list[str], await self._redis.zrange(keys.JOBS, 0, -1))
@@ -78,23 +138,16 @@ class Ingest:
 
     async def _follow(self, job: str) -> None:
         """`_drain`, begun anew after each failure of Redis or of the disk, until patience ends."""
-        clock = asyncio.get_running_loop().time
-        failing_since: float | None = None
+        patience = _Patience(f"Ingesting job {job}", self._settings.redis_patience_s)
         while True:
             assembly = Assembly(self, TrajectoryStream(self._redis, job), job, self._settings)
             try:
                 await ensure_group(self._redis, keys.trajectories(job), keys.TRAINER_GROUP)
                 return await self._drain(job, assembly)
             except (RedisError, OSError) as error:
-                if assembly.moved or failing_since is None:
-                    failing_since = clock()
-                _log.warning("ingest interrupted", job=job, error=str(error))
-                if clock() - failing_since > self._settings.redis_patience_s:
-                    raise Unavailable(
-                        f"Ingesting job {job} failed for {self._settings.redis_patience_s:.0f} s: {error}",
-                        remedy="Mend Redis or the disk and start the trainer again; nothing is lost.",
-                    ) from error
-                await asyncio.sleep(1.0)
+                if assembly.moved:
+                    patience.regain()
+                await patience.bear(error)
 
     async def _drain(self, job: str, assembly: "Assembly") -> None:
         stream = TrajectoryStream(self._redis, job)
@@ -121,7 +174,7 @@ class Ingest:
 class Assembly:
     """The groups of one job on their way from the stream to the dataset."""
 
-    def __init__(self, ingest: Ingest, stream: TrajectoryStream, job: str, settings: TrainerSettings) -> None:
+    def __init__(self, ingest: Ingest, stream: TrajectoryStream, job: str, settings: RecorderSettings) -> None:
         self.moved = False
         """Whether anything has reached the dataset since this assembly began."""
         self._ingest = ingest

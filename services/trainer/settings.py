@@ -1,11 +1,22 @@
-"""The trainer's settings."""
+"""Settings of the trainer and of the recorder."""
 
 from typing import Literal
 
 from shared.settings import StoreSettings
 
 
-class TrainerSettings(StoreSettings):
+class RecorderSettings(StoreSettings):
+    """What moving trajectories into the dataset may be told."""
+
+    redis_patience_s: float = 300.0
+    """How long Redis may be out of reach before the process gives up."""
+    flush_seconds: float = 1.0
+    """Longest time that a complete group waits for others to share its shard."""
+    flush_groups: int = 256
+    """Complete groups that make a shard without waiting."""
+
+
+class TrainerSettings(RecorderSettings):
     """What the trainer may be told; all of it has a default that fits one machine."""
 
     trainer_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -22,9 +33,3 @@ class TrainerSettings(StoreSettings):
     """How often a training may be started from the same step before it is reported as failed."""
     collective_timeout_s: float = 900.0
     """Longest wait of a rank for the others."""
-    redis_patience_s: float = 300.0
-    """How long Redis may be out of reach before the trainer gives up."""
-    flush_seconds: float = 1.0
-    """Longest time that a complete group waits for others to share its shard."""
-    flush_groups: int = 256
-    """Complete groups that make a shard without waiting."""

@@ -7,7 +7,6 @@ and ends with exit code 0; SIGUSR1 writes every thread's stack to stderr.
 """
 
 import faulthandler
-import fcntl
 import os
 import signal
 import threading
@@ -21,6 +20,7 @@ from redis.exceptions import RedisError
 
 from services.trainer.courier import Assignment, Courier
 from services.trainer.crew import Crew
+from services.trainer.folder_lock import FolderLock
 from services.trainer.orders import End, Idle, Quit
 from services.trainer.ranks import join
 from services.trainer.settings import TrainerSettings
@@ -122,21 +122,19 @@ class Leader:
 
 @contextmanager
 def _alone(runs_root: Path, stop: threading.Event) -> Iterator[None]:
-    """Hold the folder of runs: two writers of one dataset could double its groups. Freed by the system at our end."""
-    runs_root.mkdir(parents=True, exist_ok=True)
-    with (runs_root / ".trainer.lock").open("w") as file:
-        deadline = time.monotonic() + _LOCK_PATIENCE_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if stop.wait(0.5) or time.monotonic() > deadline:
-                    raise SettingsError(
-                        f"Another trainer works in {runs_root.absolute()}.",
-                        remedy="Stop it, or give this one another DRIFT_RUNS_ROOT.",
-                    ) from None
+    """Hold the folder of runs: two trainers of one job would write the same checkpoints."""
+    lock = FolderLock(runs_root / ".trainer.lock")
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while not lock.take():
+        if stop.wait(0.5) or time.monotonic() > deadline:
+            raise SettingsError(
+                f"Another trainer works in {runs_root.absolute()}.",
+                remedy="Stop it, or give this one another DRIFT_RUNS_ROOT.",
+            )
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _die_with_parent() -> None:

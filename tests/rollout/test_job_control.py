@@ -190,3 +190,14 @@ async def test_a_body_beyond_the_limit_is_refused(settings: RolloutSettings) -> 
                     yield b"x" * 100
 
             assert (await client.post("/v1/jobs", content=chunks())).status_code == 413
+
+
+async def test_a_rollout_that_nobody_records_rests_at_the_high_water_mark_and_says_so(
+    settings: RolloutSettings, redis: Redis
+) -> None:
+    with Serving(create_app(settings.model_copy(update={"high_water": 4}))) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            job = await submit(client, dataset={"problems": PROBLEMS * 100}, sampling={"trajectories": 2})
+            for said in ("services.trainer.recorder", "catch up"):
+                await until(client, job, lambda status: said in str(status.progress))  # noqa: B023
+                await redis.set(keys.RECORDER_ALIVE, "one")
