@@ -11,8 +11,10 @@ READY       := $(VENV)/.installed-$(ACCELERATOR)
 # Where PyTorch's CPU build comes from when the package index at hand has none.
 PIP_EXTRA := $(if $(DRIFT_TORCH_INDEX),--extra-index-url $(DRIFT_TORCH_INDEX))
 
-COMPILE := $(BIN)/uv pip compile --quiet pyproject.toml --python-version 3.11 --no-header --no-annotate \
-  $(PIP_EXTRA) $(addprefix --extra ,verifier rollout trainer cli local dev)
+COMPILE := $(BIN)/uv pip compile --quiet pyproject.toml --python-version 3.11 --no-header --no-annotate $(PIP_EXTRA)
+LOCK_IMAGE = $(COMPILE) $(addprefix --extra ,$(2)) -c requirements/$(3).txt $(if $(filter cpu,$(3)),--override requirements/cpu-overrides.txt) \
+  --python-platform x86_64-manylinux_2_28 -o requirements/images/$(1).txt
+ALL     := $(addprefix --extra ,verifier rollout trainer model cli local otel dev)
 
 .DEFAULT_GOAL := help
 
@@ -56,8 +58,14 @@ down: $(READY) ## Stop it
 	$(BIN)/drift down
 
 lock: $(READY) ## Resolve requirements/*.txt anew from pyproject.toml
-	$(COMPILE) --extra engine-cpu --override requirements/cpu-overrides.txt -o requirements/cpu.txt
-	$(COMPILE) --extra engine-gpu --python-platform x86_64-manylinux_2_28 -o requirements/gpu.txt
+	$(COMPILE) $(ALL) --extra engine-cpu --override requirements/cpu-overrides.txt -o requirements/cpu.txt
+	$(COMPILE) $(ALL) --extra engine-gpu --python-platform x86_64-manylinux_2_28 -o requirements/gpu.txt
+	$(call LOCK_IMAGE,verifier,verifier otel,cpu)
+	$(call LOCK_IMAGE,rollout,rollout otel,cpu)
+	$(call LOCK_IMAGE,trainer,trainer otel,cpu)
+	$(call LOCK_IMAGE,trainer-gpu,trainer otel,gpu)
+	$(call LOCK_IMAGE,model,trainer otel model,cpu)
+	$(call LOCK_IMAGE,engine-cpu,engine-cpu,cpu)
 
 clean: ## Remove what make, the tests and the stack have made, but not runs/
 	rm -rf $(VENV) .drift .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
