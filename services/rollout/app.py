@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
 from services.rollout.conductor import Conductor
-from services.rollout.datasets import count_problems
 from services.rollout.engines.policy import Policies
 from services.rollout.engines.pool import Engines
 from services.rollout.events import check_event_id, follow
 from services.rollout.grader import Grader
 from services.rollout.jobs import Jobs
+from services.rollout.problems.dataset import count_problems
 from services.rollout.prompts import load_prompts
 from services.rollout.records import Records, TrajectoryPage
 from services.rollout.settings import RolloutSettings

@@ -10,12 +10,12 @@ from typing import Literal
 
 from redis.asyncio import Redis
 
-from services.rollout.datasets import Tally, count_problems, read_problems
 from services.rollout.engines.engine import EngineDown
 from services.rollout.engines.policy import Policies
 from services.rollout.engines.pool import Engines
 from services.rollout.evaluation import evaluate, summarise
 from services.rollout.jobs import Jobs, Part
+from services.rollout.problems.dataset import Tally, count_problems, read_problems
 from services.rollout.settings import RolloutSettings
 from services.rollout.tickets import Tickets
 from shared import keys

@@ -11,7 +11,7 @@ import pytest
 
 from cli.demo import make_job
 from cli.problems import CONFIG, HUB, TEST_FILE, TRAIN_FILE, choose_problems
-from services.rollout.datasets import read_problems
+from services.rollout.problems.dataset import read_problems
 from shared.job import JobSpec
 from tests.fakes.http import serve
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from services.rollout.datasets import count_problems, read_problems
+from services.rollout.problems.dataset import count_problems, read_problems
 from shared.errors import DatasetError
 from shared.job import DatasetSpec
 from tests.fakes.engine import Serving

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from services.rollout import files, hub
+from services.rollout.problems import files, hub
 from shared.errors import DatasetError
 from shared.job import Columns, DatasetSpec
 from shared.trajectory import Problem
