@@ -48,6 +48,11 @@ def events(job: str) -> str:
     return f"drift:{{{job}}}:events"
 
 
+def history(job: str) -> str:
+    """List of samples of the job's sums over time, for curves."""
+    return f"drift:{{{job}}}:history"
+
+
 def tickets(job: str, part: str) -> str:
     """Stream of groups to roll out, consumer group `rollout`."""
     return f"drift:{{{job}}}:{part}:tickets"

@@ -1,0 +1,135 @@
+// Keeps a page live and draws its charts. Data comes from the server; text is only ever set as text.
+"use strict";
+
+const REFRESH_MS = 1000;
+const plots = new Map(); // chart key -> {plot, names}
+
+// Live parts: every element with [data-live] hears `refresh` at most once a second, and once more after the last event.
+function follow(url) {
+  const source = new EventSource(url);
+  let due = null;
+  const refresh = () => {
+    due = null;
+    document.querySelectorAll("[data-live]").forEach((part) => htmx.trigger(part, "refresh"));
+  };
+  const hear = () => { due ??= setTimeout(refresh, REFRESH_MS); };
+  source.addEventListener("status", hear);
+  source.addEventListener("training", hear);
+  source.addEventListener("end", () => { source.close(); hear(); });
+  addEventListener("pagehide", () => source.close());
+}
+
+const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const shown = (chart, value) =>
+  value == null ? "" : chart.percent ? `${(100 * value).toFixed(1)} %` : Number(value.toPrecision(4)).toString();
+const place = (chart, position) =>
+  chart.ticks ? chart.ticks[position] : chart.time ? new Date(1000 * chart.x[position]).toLocaleTimeString() : chart.x[position];
+
+function figureOf(chart, gallery) {
+  let figure = gallery.querySelector(`figure[data-key="${CSS.escape(chart.key)}"]`);
+  if (figure) return figure;
+  figure = document.getElementById("figure").content.firstElementChild.cloneNode(true);
+  figure.dataset.key = chart.key;
+  figure.querySelector("figcaption").textContent = chart.title;
+  figure.querySelector("details").addEventListener("toggle", () => tabulate(figure));
+  figure.querySelector("[data-save=csv]").addEventListener("click", () => save(csv(figure.chart), "text/csv", `${chart.key}.csv`));
+  figure.querySelector("[data-save=png]").addEventListener("click", () =>
+    figure.querySelector("canvas").toBlob((image) => save(image, "image/png", `${chart.key}.png`)));
+  gallery.append(figure);
+  return figure;
+}
+
+function draw(chart, gallery) {
+  const figure = figureOf(chart, gallery);
+  figure.chart = chart;
+  const names = chart.series.map((series) => series.label).join("\n");
+  const columns = [chart.x];
+  for (const series of chart.series) {
+    columns.push(series.values);
+    if (series.low) columns.push(series.low, series.high);
+  }
+  const last = chart.series.map((series) => `${series.label} ${shown(chart, series.values.findLast((value) => value != null))}`);
+  figure.querySelector(".canvas").setAttribute("aria-label", `${chart.title}. Last values: ${last.join(", ")}.`);
+  const held = plots.get(figure);
+  if (held && held.names === names) held.plot.setData(columns);
+  else {
+    held?.plot.destroy();
+    const box = figure.querySelector(".canvas");
+    plots.set(figure, { names, plot: new uPlot(options(chart, box.clientWidth), columns, box) });
+  }
+  tabulate(figure);
+}
+
+function options(chart, width) {
+  const palette = [1, 2, 3, 4, 5, 6].map((number) => style(`--series-${number}`));
+  const axis = { stroke: style("--ink-2"), grid: { stroke: style("--line"), width: 1 }, ticks: { stroke: style("--line") } };
+  const series = [{}], bands = [];
+  chart.series.forEach((each, number) => {
+    const stroke = palette[number % palette.length];
+    const bars = chart.kind === "bars"
+      ? { paths: uPlot.paths.bars({ size: [0.8 / chart.series.length, 60], align: chart.series.length > 1 ? (number ? 1 : -1) : 0 }), fill: stroke + "99", points: { show: false } } : {};
+    series.push({ label: each.label, stroke, width: 2, value: (_, value) => shown(chart, value), points: { show: chart.x.length < 20, size: 6, fill: stroke }, ...bars });
+    if (each.low) {
+      series.push({ label: "low", stroke: "transparent", class: "bound", points: { show: false } });
+      series.push({ label: "high", stroke: "transparent", class: "bound", points: { show: false } });
+      bands.push({ series: [series.length - 1, series.length - 2], fill: stroke + "26" });
+    }
+  });
+  const whole = (_, splits) => splits.map((value) => (Number.isInteger(value) ? (chart.ticks ? chart.ticks[value] ?? "" : value) : ""));
+  return {
+    width, height: 240, series, bands, legend: { live: true },
+    scales: { x: { time: chart.time, range: chart.kind === "bars" ? [-0.6, chart.x.length - 0.4] : undefined },
+              y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? (chart.percent ? Math.min(1, high * 1.1) : high * 1.1) : 1] } },
+    axes: [{ ...axis, label: chart.x_label, labelSize: 18, ...(chart.time ? {} : { values: whole }) },
+           { ...axis, size: 60, values: (_, splits) => splits.map((value) => (chart.percent ? `${Math.round(100 * value)} %` : shown(chart, value))) }],
+  };
+}
+
+function tabulate(figure) {
+  const details = figure.querySelector("details"), chart = figure.chart;
+  if (!details.open || !chart) return;
+  const table = details.querySelector("table");
+  table.replaceChildren();
+  const row = (cells, tag) => {
+    const line = table.insertRow();
+    cells.forEach((text) => { const cell = document.createElement(tag); cell.textContent = text; line.append(cell); });
+  };
+  row([chart.x_label, ...chart.series.map((series) => series.label)], "th");
+  chart.x.forEach((_, position) => row([place(chart, position), ...chart.series.map((series) => shown(chart, series.values[position]))], "td"));
+}
+
+function csv(chart) {
+  const quote = (cell) => `"${String(cell ?? "").replaceAll('"', '""')}"`;
+  const lines = [[chart.x_label, ...chart.series.map((series) => series.label)]];
+  chart.x.forEach((x, position) => lines.push([chart.ticks ? chart.ticks[position] : x, ...chart.series.map((series) => series.values[position])]));
+  return lines.map((cells) => cells.map(quote).join(",")).join("\n") + "\n";
+}
+
+function save(content, type, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([content], { type }));
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+// A gallery fetches its charts as JSON; a fragment may carry them in a <script type="application/json">.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const gallery = event.detail.target;
+  if (!gallery.matches("[data-gallery]")) return;
+  event.detail.shouldSwap = false;
+  if (event.detail.xhr.status === 200) JSON.parse(event.detail.xhr.responseText).forEach((chart) => draw(chart, gallery));
+});
+
+function redraw() {
+  for (const [figure, { plot }] of plots) {
+    plot.destroy();
+    plots.delete(figure);
+    if (figure.isConnected) draw(figure.chart, figure.parentElement);
+  }
+}
+
+addEventListener("resize", () => { for (const [figure, { plot }] of plots) plot.setSize({ width: figure.querySelector(".canvas").clientWidth, height: 240 }); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+const followed = document.querySelector("[data-events]");
+if (followed) follow(followed.dataset.events);
