@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import DriftError
 
-OPEN_PATHS = ("/health", "/ready", "/metrics")
+PROBES = ("/health", "/ready", "/metrics")
 """What probes and scrapers reach without a token."""
 
 
@@ -85,7 +85,7 @@ def equip(
     keys: Sequence[SecretStr],
     max_body: int,
     registry: CollectorRegistry,
-    open_paths: Sequence[str] = OPEN_PATHS,
+    open_paths: Sequence[str] = PROBES,
 ) -> FastAPI:
     """Give `app` the guard, problem details for errors, `/health` and `/metrics`; `/ready` is the service's own."""
     app.add_middleware(Guard, keys=keys, max_body=max_body, open_paths=open_paths)

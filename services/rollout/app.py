@@ -13,10 +13,12 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
 from services.rollout.conductor import Conductor
+from services.rollout.dashboard import OPEN_PATHS, add_dashboard
 from services.rollout.engines.policy import Policies
 from services.rollout.engines.pool import Engines
 from services.rollout.events import check_event_id, follow
 from services.rollout.grader import Grader
+from services.rollout.history import History
 from services.rollout.jobs import Jobs
 from services.rollout.problems.dataset import count_problems
 from services.rollout.prompts import load_prompts
@@ -30,7 +32,7 @@ from shared.settings import load_settings
 from shared.stream import connect
 from shared.telemetry import configure_logging, get_logger
 from shared.verifier_client import VerifierClient
-from shared.web import equip, problem
+from shared.web import PROBES, equip, problem
 
 VERIFIER_ATTEMPTS = 60
 """Some five minutes with their pauses: a verifier that restarts is waited for."""
@@ -86,10 +88,11 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     steps = Steps(redis, jobs, engines, policies, settings)
     conductor = Conductor(redis, jobs, steps, policies, worker.name)
     records = Records(redis, settings.runs_root)
+    history = History(redis, jobs, policies, lambda: sum(engine.in_flight for engine in engines.members))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(run()) for run in (policies.watch, worker.run, conductor.run)]
+        tasks = [asyncio.create_task(run()) for run in (policies.watch, worker.run, conductor.run, history.keep)]
         for task in tasks:
             task.add_done_callback(_end_with)
         try:
@@ -101,7 +104,9 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
             await redis.aclose()
 
     app = FastAPI(title="DRIFT rollout service", version="1", lifespan=lifespan)
-    equip(app, keys=settings.api_keys, max_body=settings.max_body_bytes, registry=registry)
+    open_paths = (*PROBES, *OPEN_PATHS)
+    equip(app, keys=settings.api_keys, max_body=settings.max_body_bytes, registry=registry, open_paths=open_paths)
+    add_dashboard(app, settings.api_keys, redis, jobs, history)
 
     @app.get("/ready", tags=["probes"], response_model=None)
     async def ready() -> Response:
@@ -161,12 +166,17 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
 
     @app.get("/v1/jobs/{job}/events", tags=["jobs"], response_class=StreamingResponse)
     async def list_events(
-        job: JobId, last_event_id: Annotated[str | None, Header(max_length=64)] = None
+        job: JobId,
+        last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+        after: Annotated[str | None, Query(max_length=64)] = None,
     ) -> StreamingResponse:
-        """Server-sent events until the job ends: `status` (JobStatus) and `training` (TrainingStatus)."""
+        """Server-sent events until the job ends: `status` (JobStatus), `training` (TrainingStatus), at last `end`.
+
+        They begin after `Last-Event-ID`, or `after` for a client that cannot send the header at first.
+        """
         await jobs.get(job)
         return StreamingResponse(
-            follow(redis, job, check_event_id(last_event_id)),
+            follow(redis, job, check_event_id(last_event_id or after)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store"},
         )

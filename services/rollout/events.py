@@ -17,6 +17,7 @@ from shared.job import JobStatus
 POLL_S = 0.3
 KEEP_ALIVE_S = 15.0
 _BATCH = 100
+_END = "event: end\ndata: {}\n\n"
 _ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
@@ -29,8 +30,17 @@ def check_event_id(last: str | None) -> str:
     return last
 
 
+async def newest_event(redis: Redis, job: str) -> str:
+    """Id of the job's newest event, to go on after."""
+    entries = await redis.xrevrange(keys.events(job), count=1)
+    return str(entries[0][0]) if entries else "0-0"
+
+
 async def follow(redis: Redis, job: str, last: str) -> AsyncIterator[str]:
-    """Events after `last` in the text/event-stream format; ends with the job."""
+    """Events after `last` in the text/event-stream format; an event `end` follows the job's last one."""
+    if last == await newest_event(redis, job) and await _is_over(redis, job):
+        yield _END
+        return
     loop = asyncio.get_running_loop()
     spoke = loop.time()
     while True:
@@ -40,6 +50,7 @@ async def follow(redis: Redis, job: str, last: str) -> AsyncIterator[str]:
             last, kind, data = str(entry), (fields or {})["type"], (fields or {})["data"]
             yield f"id: {last}\nevent: {kind}\ndata: {data}\n\n"
             if kind == "status" and JobStatus.model_validate_json(data).state.final:
+                yield _END
                 return
         if entries:
             spoke = loop.time()
@@ -48,3 +59,8 @@ async def follow(redis: Redis, job: str, last: str) -> AsyncIterator[str]:
             spoke = loop.time()
             yield ": still there\n\n"
         await asyncio.sleep(POLL_S)
+
+
+async def _is_over(redis: Redis, job: str) -> bool:
+    status = await redis.get(keys.status(job))
+    return status is not None and JobStatus.model_validate_json(status).state.final

@@ -157,9 +157,7 @@ def _rates(key: str, title: str, history: Sequence[Sample], name: str) -> Chart:
         for before, after in pairs
     ]
     series = [Series(label="sampled", values=list(grown))] if grown else []
-    return Chart(
-        key=key, title=title, x=[after.time for _, after in pairs], x_label="time", time=True, series=series
-    )
+    return Chart(key=key, title=title, x=[after.time for _, after in pairs], x_label="time", time=True, series=series)
 
 
 def _share(part: str, whole: str) -> Value:

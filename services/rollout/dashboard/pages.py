@@ -1,85 +1,122 @@
-"""The pages of jobs: the list, one job with its live curves, signing in, and static files.
+"""The pages of jobs: the list, one job with its live curves, and several beside each other.
 
-Pages are read-only; what they change they ask of the API's own routes. Nothing that a model or a user wrote is
-ever put into a page unescaped, and the content policy lets no script run but the dashboard's own.
+Pages only show; what they change they ask of the API's own routes. Everything that a model or a user wrote is
+escaped by the templates.
 """
 
-import time
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from pathlib import Path as FilePath
-from typing import Annotated
+import csv
+import io
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Form, Query, Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from fastapi.templating import Jinja2Templates
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import PlainTextResponse, Response
+from redis.asyncio import Redis
 
-from services.rollout.dashboard.charts import Chart, draw_job
-from services.rollout.events import last_event
+from services.rollout.dashboard.charts import Chart, draw_evaluations, draw_job
+from services.rollout.dashboard.rendering import TEMPLATES, percent
+from services.rollout.events import newest_event
 from services.rollout.history import History
 from services.rollout.jobs import Jobs
-from shared.job import JobStatus
+from shared.job import Evaluation
+from shared.schema import Schema
 
-FOLDER = FilePath(__file__).parent
-_POLICY = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
-_SESSION_S = 30 * 86400
-
-
-def percent(share: float) -> str:
-    """A share of 1 as a percentage."""
-    return f"{100 * share:.1f} %"
+MOST_COMPARED = 12
+JobIds = Annotated[list[str], Query(max_length=MOST_COMPARED)]
 
 
-def duration(seconds: float) -> str:
-    """Hours and minutes, or minutes and seconds."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+class Line(Schema):
+    """One policy of one job on one dataset."""
+
+    job: str
+    name: str
+    evaluation: Evaluation
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.evaluation.policy}"
 
 
-def clock(unix: float) -> str:
-    """UTC, to the minute."""
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def left(job: JobStatus) -> str | None:
-    """Time until the step at hand ends, at the pace that it has had so far."""
-    progress = job.progress
-    if not progress or not progress.done or not job.step_started or job.state != "running":
-        return None
-    spent = time.time() - job.step_started
-    return duration(spent * (progress.total - progress.done) / progress.done)
-
-
-TEMPLATES = Jinja2Templates(FOLDER / "templates")
-TEMPLATES.env.filters |= {"percent": percent, "duration": duration, "clock": clock, "left": left}
-
-
-def build_job_pages(jobs: Jobs, history: History, newest_event: Callable[[str], Awaitable[str]]) -> APIRouter:
+def build_job_pages(redis: Redis, jobs: Jobs, history: History) -> APIRouter:
     """Routes of the job pages."""
-    router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    router = APIRouter(include_in_schema=False)
 
     @router.get("/")
     async def list_jobs(request: Request, part: Annotated[str | None, Query(pattern="^table$")] = None) -> Response:
-        return TEMPLATES.TemplateResponse(
-            request, "_jobs.html" if part else "jobs.html", {"jobs": await jobs.recent(100)}
-        )
+        page = "_jobs.html" if part else "jobs.html"
+        return TEMPLATES.TemplateResponse(request, page, {"jobs": await jobs.recent(100)})
 
     @router.get("/jobs/{job}")
     async def show_job(request: Request, job: str) -> Response:
-        event = await newest_event(job)  # before the status, so that no change falls between the two
+        newest = await newest_event(redis, job)  # before the status: no change may fall between the two
         status, spec = await jobs.get(job), await jobs.spec(job)
-        context = {"job": status, "spec": spec, "spec_json": spec.model_dump_json(indent=2), "last_event": event}
+        context = {"job": status, "spec": spec, "spec_json": spec.model_dump_json(indent=2), "newest_event": newest}
         return TEMPLATES.TemplateResponse(request, "job.html", context)
 
     @router.get("/jobs/{job}/status")
     async def show_status(request: Request, job: str) -> Response:
         return TEMPLATES.TemplateResponse(request, "_status.html", {"job": await jobs.get(job)})
 
-    @router.get("/jobs/{job}/charts.json", response_class=JSONResponse)
+    @router.get("/jobs/{job}/charts.json")
     async def give_charts(job: str) -> list[Chart]:
         return draw_job(await jobs.spec(job), await jobs.get(job), await history.read(job))
 
+    @router.get("/compare")
+    async def compare(request: Request, job: JobIds = []) -> Response:  # noqa: B006
+        lines = await _read_lines(jobs, job)
+        context = {"jobs": await jobs.recent(100), "chosen": job, "lines": lines}
+        return TEMPLATES.TemplateResponse(request, "compare.html", context)
+
+    @router.get("/compare/charts.json")
+    async def compare_charts(job: JobIds) -> list[Chart]:
+        return draw_evaluations([(line.label, line.evaluation) for line in await _read_lines(jobs, job)])
+
+    @router.get("/compare/table")
+    async def compare_table(job: JobIds, format: Literal["csv", "md"] = "csv") -> PlainTextResponse:
+        rows = _tabulate(await _read_lines(jobs, job))
+        write = _write_csv if format == "csv" else _write_markdown
+        return PlainTextResponse(write(rows), headers={"Content-Disposition": f"attachment; filename=compare.{format}"})
+
     return router
+
+
+async def _read_lines(jobs: Jobs, chosen: Sequence[str]) -> list[Line]:
+    statuses = [await jobs.get(job) for job in chosen]
+    return [
+        Line(job=status.id, name=status.name, evaluation=evaluation)
+        for status in statuses
+        for evaluation in status.evaluations
+    ]
+
+
+def _tabulate(lines: Sequence[Line]) -> list[list[str]]:
+    turns = max((len(line.evaluation.multi_at) for line in lines), default=0)
+    header = ["job", "policy", "dataset", "n", *(f"multi@{k}" for k in range(1, turns + 1)), "correction", "U/A"]
+    return [
+        header,
+        *(
+            [
+                line.name,
+                line.evaluation.policy,
+                line.evaluation.dataset,
+                str(line.evaluation.n),
+                *(percent(share) for share in line.evaluation.multi_at),
+                *[""] * (turns - len(line.evaluation.multi_at)),
+                percent(line.evaluation.correction_rate),
+                f"{line.evaluation.unique_answers:.3f}",
+            ]
+            for line in lines
+        ),
+    ]
+
+
+def _write_csv(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _write_markdown(rows: Sequence[Sequence[str]]) -> str:
+    header, *body = rows
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in body]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *escaped))

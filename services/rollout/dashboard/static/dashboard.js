@@ -121,6 +121,16 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   if (event.detail.xhr.status === 200) JSON.parse(event.detail.xhr.responseText).forEach((chart) => draw(chart, gallery));
 });
 
+// What the API says of a refused request is shown as it says it.
+document.addEventListener("htmx:afterRequest", (event) => {
+  const notice = document.getElementById("notice"), { xhr, successful } = event.detail;
+  notice.hidden = successful;
+  if (successful) return;
+  let problem = {};
+  try { problem = JSON.parse(xhr.responseText); } catch { /* not from the API */ }
+  notice.textContent = [problem.detail ?? "The service does not answer.", problem.remedy].filter(Boolean).join(" ");
+});
+
 function redraw() {
   for (const [figure, { plot }] of plots) {
     plot.destroy();
