@@ -117,7 +117,8 @@ def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
         for step in range(arguments.steps + 1)
     ]
     dist.destroy_process_group()
-    facts = {"skipped_mass": plan.skipped_mass, "skipped_token_share": plan.skipped_token_share}
+    population = plan.population
+    facts = {"skipped_mass": population.skipped_mass, "skipped_token_share": population.skipped_token_share}
     return {"seconds": sum(seconds[1:]), "memory": _peak(), **facts} if ranks.rank == 0 else {}
 
 

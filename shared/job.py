@@ -98,6 +98,13 @@ class TrainSpec(Schema):
     """Groups without a success: kept as in the paper, or dropped."""
     epsilon: Annotated[float, Field(ge=0, lt=1)] = 1e-3
     """Trajectories whose weights sum to less than this share of their group's are skipped; 0 skips nothing."""
+    weighting: Literal["loss", "resampling"] = "loss"
+    """How a weight acts: it multiplies its trajectory's loss, or it is how often an epoch draws the trajectory, in
+    expectation (systematic resampling: no bias, and nothing is skipped)."""
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of the problems, chosen by a hash of their ids, whose groups are never trained on; their weighted loss
+    is measured before the first step, every `held_out_every` steps and at the end."""
+    held_out_every: Annotated[int, Field(ge=1)] = 10
     max_length: Annotated[int, Field(ge=16)] = 8192
     """Longest context plus response; longer contexts lose their earliest turns."""
     seed: int = 0
@@ -259,7 +266,8 @@ class TrainingStatus(Schema):
     """Trajectories in the dataset that may carry weight."""
     skipped: int = 0
     skipped_mass: float = 0.0
-    """Share of all weight that the skipped trajectories carry; bounds the gradient's relative error."""
+    """Share of all weight that the skipped trajectories carry: an epoch's mean gradient is off by at most this
+    share of the largest gradient of a single trajectory."""
     skipped_token_share: float = 0.0
     truncated: int = 0
     """Trained trajectories whose context lost its earliest turns to `max_length`."""
@@ -270,6 +278,9 @@ class TrainingStatus(Schema):
     composition: Composition | None = None
     losses: list[float] = []
     """Loss of every step so far."""
+    held_out_groups: int = 0
+    held_out_losses: list[tuple[int, float]] = []
+    """(steps done, weighted loss of the held-out groups)."""
     checkpoint: str | None = None
     """The exported Hugging Face folder, once it is there."""
     error: str | None = None

@@ -65,7 +65,9 @@ class Training:
             self._step, self._losses = latest[1].step, list(latest[1].losses)
         attempt = self._count_attempt()
         plan = self._make_plan()
-        self._report(trajectories=len(plan.examples), step=self._step, steps=plan.steps, losses=list(self._losses))
+        self._report(
+            trajectories=len(plan.population.members), step=self._step, steps=plan.steps, losses=list(self._losses)
+        )
         restored = str(latest[0]) if latest else None
         dtype = self._crew.begin(Begin(task=task, dtype=self._dtype(attempt), checkpoint=restored))
         self._write_attempt(attempt.model_copy(update={"dtype": dtype}))
@@ -96,15 +98,17 @@ class Training:
         task = self._task
         folder = dataset_folder(self._settings.runs_root, task.job, part_name("rollout", task.stage))
         plan = make_plan(read_part(folder), task.returns, task.train)
+        population = plan.population
         self.status = self.status.model_copy(
             update={
-                "skipped": plan.skipped,
-                "skipped_mass": plan.skipped_mass,
-                "skipped_token_share": plan.skipped_token_share,
-                "truncated": plan.truncated,
-                "too_long": plan.too_long,
-                "effective_sample_size": plan.effective_sample_size,
-                "composition": plan.composition,
+                "skipped": population.skipped,
+                "skipped_mass": population.skipped_mass,
+                "skipped_token_share": population.skipped_token_share,
+                "truncated": population.truncated,
+                "too_long": population.too_long,
+                "effective_sample_size": population.effective_sample_size,
+                "composition": population.composition,
+                "held_out_groups": population.held_out_groups,
             }
         )
         return plan
