@@ -5,8 +5,9 @@ whose `remedy` says how to mend it.
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -79,6 +80,12 @@ def _too_large(max_body: int) -> JSONResponse:
     return problem(413, f"The request body is larger than {max_body} bytes.", remedy="Send it in parts.")
 
 
+def describe_faults(faults: Sequence[Mapping[str, Any]]) -> str:
+    """pydantic's faults as one line: field and fault of each, at most twenty."""
+    named = [f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in faults[:20]]
+    return "; ".join(named)
+
+
 def equip(
     app: FastAPI,
     *,
@@ -97,8 +104,8 @@ def equip(
 
     @app.exception_handler(RequestValidationError)
     async def _(_request: Request, error: RequestValidationError) -> Response:
-        faults = [f"{'.'.join(map(str, fault['loc'][1:])) or 'body'}: {fault['msg']}" for fault in error.errors()[:20]]
-        return problem(422, "; ".join(faults), remedy="See /docs for the fields of this request.")
+        faults = [{**fault, "loc": fault["loc"][1:]} for fault in error.errors()]
+        return problem(422, describe_faults(faults), remedy="See /docs for the fields of this request.")
 
     @app.exception_handler(HTTPException)
     async def _(_request: Request, error: HTTPException) -> Response:

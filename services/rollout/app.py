@@ -106,7 +106,14 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     app = FastAPI(title="DRIFT rollout service", version="1", lifespan=lifespan)
     open_paths = (*PROBES, *OPEN_PATHS)
     equip(app, keys=settings.api_keys, max_body=settings.max_body_bytes, registry=registry, open_paths=open_paths)
-    add_dashboard(app, settings.api_keys, redis, jobs, history)
+
+    async def check(spec: JobSpec) -> None:
+        load_prompts(spec.protocol.template, spec.protocol.max_turns)
+        for dataset in (spec.dataset, *spec.evaluate):
+            if dataset and dataset.hub is None:
+                await asyncio.to_thread(count_problems, dataset, settings.data_root)
+
+    add_dashboard(app, settings, redis, jobs, history, check)
 
     @app.get("/ready", tags=["probes"], response_model=None)
     async def ready() -> Response:
@@ -124,10 +131,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
         spec: JobSpec, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None
     ) -> Accepted:
         """Queue a job. Its template and every row at hand are checked first; hub datasets when the job begins."""
-        load_prompts(spec.protocol.template, spec.protocol.max_turns)
-        for dataset in (spec.dataset, *spec.evaluate):
-            if dataset and dataset.hub is None:
-                await asyncio.to_thread(count_problems, dataset, settings.data_root)
+        await check(spec)
         status = await jobs.create(spec, idempotency_key)
         return Accepted(id=status.id, state=status.state)
 

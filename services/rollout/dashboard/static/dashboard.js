@@ -19,7 +19,14 @@ function follow(url) {
   addEventListener("pagehide", () => source.close());
 }
 
-const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+function style(name) { // the colour that a custom property stands for in the scheme of the moment
+  const probe = document.body.appendChild(document.createElement("span"));
+  probe.style.color = `var(${name})`;
+  const colour = getComputedStyle(probe).color;
+  probe.remove();
+  return colour;
+}
+const veil = (colour, alpha) => colour.replace("rgb(", "rgba(").replace(")", `, ${alpha})`);
 const shown = (chart, value) =>
   value == null ? "" : chart.percent ? `${(100 * value).toFixed(1)} %` : Number(value.toPrecision(4)).toString();
 const place = (chart, position) =>
@@ -67,12 +74,12 @@ function options(chart, width) {
   chart.series.forEach((each, number) => {
     const stroke = palette[number % palette.length];
     const bars = chart.kind === "bars"
-      ? { paths: uPlot.paths.bars({ size: [0.8 / chart.series.length, 60], align: chart.series.length > 1 ? (number ? 1 : -1) : 0 }), fill: stroke + "99", points: { show: false } } : {};
+      ? { paths: uPlot.paths.bars({ size: [0.8 / chart.series.length, 60], align: chart.series.length > 1 ? (number ? 1 : -1) : 0 }), fill: veil(stroke, 0.6), points: { show: false } } : {};
     series.push({ label: each.label, stroke, width: 2, value: (_, value) => shown(chart, value), points: { show: chart.x.length < 20, size: 6, fill: stroke }, ...bars });
     if (each.low) {
       series.push({ label: "low", stroke: "transparent", class: "bound", points: { show: false } });
       series.push({ label: "high", stroke: "transparent", class: "bound", points: { show: false } });
-      bands.push({ series: [series.length - 1, series.length - 2], fill: stroke + "26" });
+      bands.push({ series: [series.length - 1, series.length - 2], fill: veil(stroke, 0.15) });
     }
   });
   const whole = (_, splits) => splits.map((value) => (Number.isInteger(value) ? (chart.ticks ? chart.ticks[value] ?? "" : value) : ""));
@@ -80,7 +87,7 @@ function options(chart, width) {
     width, height: 240, series, bands, legend: { live: true },
     scales: { x: { time: chart.time, range: chart.kind === "bars" ? [-0.6, chart.x.length - 0.4] : undefined },
               y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? (chart.percent ? Math.min(1, high * 1.1) : high * 1.1) : 1] } },
-    axes: [{ ...axis, label: chart.x_label, labelSize: 18, ...(chart.time ? {} : { values: whole }) },
+    axes: [{ ...axis, label: chart.x_label, labelSize: 18, ...(chart.time ? {} : { values: whole, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }) },
            { ...axis, size: 60, values: (_, splits) => splits.map((value) => (chart.percent ? `${Math.round(100 * value)} %` : shown(chart, value))) }],
   };
 }
