@@ -172,9 +172,8 @@ def resample(weights: Sequence[float], offset: float) -> list[int]:
     weight 1 have the weighted loss as their expectation. Neighbours balance each other: over any run of whole
     groups the number of draws is off by less than one.
     """
-    mean = math.fsum(weights) / len(weights)
-    ends = [0.0, *accumulate(weight / mean for weight in weights)]
-    ends[-1] = float(len(weights))
+    sums = [0.0, *accumulate(weights)]
+    ends = [mass / sums[-1] * len(weights) for mass in sums]
     return [
         index
         for index, (begin, end) in enumerate(pairwise(ends))

@@ -124,6 +124,7 @@ def test_the_skipped_mass_bounds_what_skipping_does_to_the_gradient(seed: int, e
 def test_resampling_draws_each_by_its_weight_rounded_up_or_down(group: list[float], offset: float) -> None:
     draws = Counter(resample(group, offset))
     assert draws.total() == len(group)
+    assert all(group[index] > 0 for index in draws)
     for index, weight in enumerate(group):
         wanted = weight * len(group) / math.fsum(group)
         assert math.floor(wanted - 1e-9) <= draws[index] <= math.ceil(wanted + 1e-9)
