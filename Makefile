@@ -28,7 +28,7 @@ $(READY): $(LOCK) pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: install demo test test-faults lint types imports up down lock clean help
+.PHONY: install demo test test-faults lint types imports docs test-browser up down lock clean help
 
 install: $(READY) ## Make .venv with everything in it
 
@@ -47,6 +47,12 @@ lint: $(READY) ## Style: ruff
 
 types: $(READY) ## Types: pyright
 	$(BIN)/pyright
+
+docs: $(READY) ## The documentation's site in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+test-browser: $(READY) ## The dashboard in a real Chromium; screenshots in .drift/screenshots
+	$(BIN)/python -m pytest tests/browser
 
 imports: $(READY) ## Who may import whom: import-linter
 	$(BIN)/lint-imports

@@ -16,6 +16,7 @@ PROBLEMS = [
     {"id": f"p{n}", "kind": "choice", "problem": f"Question {n}? {HOSTILE}", "answer": "B", "choices": ["x", HOSTILE]}
     for n in range(8)
 ]
+pytestmark = pytest.mark.browser
 Wait = Callable[..., dict[str, Any]]
 
 
