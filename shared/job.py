@@ -19,15 +19,19 @@ Columns = dict[Literal["id", "kind", "problem", "answer", "choices"], str | list
 
 
 class DatasetSpec(Schema):
-    """Problems from exactly one source: a file under the data root, a Hugging Face dataset, or inline."""
+    """Problems from exactly one source: a file under the data root, a Hugging Face dataset, a preset, or inline."""
 
     path: str | None = None
     """File under DRIFT_DATA_ROOT: .jsonl, .jsonl.gz, .csv or .parquet, one problem a row."""
     hub: str | None = None
     """Hugging Face dataset, `owner/name`, with `config` and `split`."""
+    preset: Annotated[str, Field(max_length=64)] | None = None
+    """One of the paper's sets by name, e.g. `arc_easy`; `GET /v1/presets` lists them."""
     problems: Annotated[list[Problem], Field(min_length=1, max_length=MAX_INLINE)] | None = None
-    config: str | None = None
-    split: str = "train"
+    config: Annotated[str, Field(max_length=128)] | None = None
+    """Configuration of the `hub` dataset; absent takes all of them."""
+    split: Annotated[str, Field(max_length=128)] | None = None
+    """Split of the `hub` dataset, or of the preset; absent takes `train`, or the preset's usual one."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Take this many problems, after shuffling."""
     shuffle_seed: int | None = None
@@ -39,9 +43,17 @@ class DatasetSpec(Schema):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        named = [name for name in ("path", "hub", "problems") if getattr(self, name) is not None]
+        named = [name for name in ("path", "hub", "preset", "problems") if getattr(self, name) is not None]
         if len(named) != 1:
-            raise ValueError(f"give exactly one of `path`, `hub`, `problems`; got {', '.join(named) or 'none'}")
+            raise ValueError(
+                f"give exactly one of `path`, `hub`, `preset`, `problems`; got {', '.join(named) or 'none'}"
+            )
+        if self.config is not None and self.hub is None:
+            raise ValueError("`config` belongs to `hub`")
+        if self.split is not None and self.hub is None and self.preset is None:
+            raise ValueError("`split` belongs to `hub` or `preset`")
+        if self.columns and self.preset is not None:
+            raise ValueError("a preset knows its columns: leave out `columns`")
         return self
 
     @field_validator("path")
@@ -54,7 +66,9 @@ class DatasetSpec(Schema):
     @property
     def name(self) -> str:
         """How reports call this set."""
-        return self.path or (f"{self.hub}:{self.config or 'default'}/{self.split}" if self.hub else "inline")
+        if self.preset:
+            return f"{self.preset}/{self.split}" if self.split else self.preset
+        return self.path or (f"{self.hub}:{self.config or 'all'}/{self.split or 'train'}" if self.hub else "inline")
 
 
 class ProtocolSpec(Schema):
@@ -306,6 +320,8 @@ class JobStatus(Schema):
     """Rows of the job's dataset (0 without one) and of each evaluation set."""
     skipped_rows: list[int] = []
     """Bad rows that `on_bad_row: skip` left out, in the same order."""
+    skipped_reasons: list[str] = []
+    """What was wrong with the first few of them."""
     steps_done: int = 0
     """Steps of the job's plan that are finished; a restart goes on after these."""
     steps_total: int = 0

@@ -21,7 +21,7 @@ from services.rollout.events import check_event_id, follow
 from services.rollout.grader import Grader
 from services.rollout.history import History
 from services.rollout.jobs import Jobs
-from services.rollout.problems.dataset import count_problems
+from services.rollout.problems.dataset import count_problems, lies_at_hand
 from services.rollout.prompts import load_prompts
 from services.rollout.records import Records, TrajectoryPage
 from services.rollout.settings import RolloutSettings
@@ -111,7 +111,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     async def check(spec: JobSpec) -> None:
         load_prompts(spec.protocol.template, spec.protocol.max_turns)
         for dataset in (spec.dataset, *spec.evaluate):
-            if dataset and dataset.hub is None:
+            if dataset and lies_at_hand(dataset, settings.data_root):
                 await asyncio.to_thread(count_problems, dataset, settings.data_root)
 
     add_dashboard(app, settings, redis, jobs, history, check)

@@ -104,6 +104,7 @@ class Steps:
         counted = {
             "problems": [tally.problems for tally in tallies],
             "skipped_rows": [tally.skipped for tally in tallies],
+            "skipped_reasons": [reason for tally in tallies for reason in tally.reasons],
         }
         return status.model_copy(update={"model": served.name, "base": served.root} | counted)
 

@@ -1,27 +1,17 @@
 """Problems from the Hugging Face hub, asked of a hub on loopback."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from services.rollout.problems.dataset import count_problems, read_problems
 from shared.errors import DatasetError
 from shared.job import DatasetSpec
-from tests.fakes.engine import Serving
-from tests.fakes.hub import build_hub
+from tests.fakes.hub import build_hub, to_parquet, use_hub
 
 ARC = DatasetSpec(hub="allenai/ai2_arc", config="ARC-Easy", split="test")
-
-
-def to_parquet(rows: list[dict[str, object]]) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
-    return buffer.getvalue()
 
 
 def make_arc(id: str, labels: str, key: str) -> dict[str, object]:
@@ -47,12 +37,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         "me/own": {"data/train-00000-of-00001.parquet": to_parquet([{"question": "1+1?", "answer": "2"}])},
         "me/broken": {"test.parquet": to_parquet([{"question": "?"}])},
     }
-    with Serving(build_hub(files)) as url:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-        monkeypatch.setattr(
-            huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with use_hub(build_hub(files), monkeypatch, tmp_path):
         yield
 
 

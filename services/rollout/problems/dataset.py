@@ -1,24 +1,29 @@
-"""Reads problems: inline, from a file under the data root, or from the Hugging Face hub.
+"""Reads problems: inline, from a file under the data root, from the Hugging Face hub, or a preset by its name.
 
-Rows are read as a stream. A bad row is refused before a token is generated, naming file, line and field, or
-with `on_bad_row: skip` left out and counted.
+Rows are read as a stream; a shuffle goes through a temporary file, so that memory does not grow with the dataset. A
+bad row is refused before a token is generated, naming file, line and field, or with `on_bad_row: skip` left out and
+counted.
 """
 
-import json
+import hashlib
 import random
-import string
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tempfile
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from services.rollout.problems import files, hub
+from services.rollout.problems.layout import Layout
+from services.rollout.problems.presets import get_preset, layout_of
+from services.rollout.problems.row import parse_problem
 from shared.errors import DatasetError
-from shared.job import Columns, DatasetSpec
+from shared.job import DatasetSpec
 from shared.trajectory import Problem
 
-_FIELDS = frozenset(Problem.model_fields)
+_REASONS = 5
+
+Rows = Iterator[tuple[files.Place, files.Row]]
 
 
 @dataclass
@@ -27,6 +32,8 @@ class Tally:
 
     problems: int = 0
     skipped: int = 0
+    reasons: list[str] = field(default_factory=list[str])
+    """Why the first few were skipped."""
 
 
 def read_problems(spec: DatasetSpec, data_root: Path, tally: Tally | None = None) -> Iterator[Problem]:
@@ -34,10 +41,8 @@ def read_problems(spec: DatasetSpec, data_root: Path, tally: Tally | None = None
 
     Raises `DatasetError` for the first bad row or a source that cannot be read.
     """
-    tally = tally or Tally()
-    if spec.shuffle_seed is None:
-        return _take(_read_source(spec, data_root, tally), spec.limit)
-    return _shuffle(spec, data_root, tally)
+    problems = _parse(spec, data_root, tally or Tally())
+    return _take(problems, spec.limit) if spec.shuffle_seed is None else _shuffle(problems, spec)
 
 
 def count_problems(spec: DatasetSpec, data_root: Path) -> Tally:
@@ -52,15 +57,23 @@ def count_problems(spec: DatasetSpec, data_root: Path) -> Tally:
     return tally
 
 
-def _shuffle(spec: DatasetSpec, data_root: Path, tally: Tally) -> Iterator[Problem]:
-    total = sum(1 for _ in _read_source(spec, data_root, Tally()))
-    order = random.Random(spec.shuffle_seed).sample(range(total), min(spec.limit or total, total))
-    place = {row: position for position, row in enumerate(order)}
-    chosen: list[Problem | None] = [None] * len(order)
-    for row, problem in enumerate(_read_source(spec, data_root, tally)):
-        if row in place:
-            chosen[place[row]] = problem
-    return (problem for problem in chosen if problem is not None)
+def lies_at_hand(spec: DatasetSpec, data_root: Path) -> bool:
+    """Whether the rows can be read without the hub. Raises `DatasetError` for a preset or split that is not known."""
+    if spec.preset is None:
+        return spec.hub is None
+    return _locate(spec, data_root) is not None
+
+
+def _shuffle(problems: Iterator[Problem], spec: DatasetSpec) -> Iterator[Problem]:
+    with tempfile.TemporaryFile() as spool:
+        offsets = array("Q")
+        for problem in problems:
+            offsets.append(spool.tell())
+            spool.write(problem.model_dump_json().encode() + b"\n")
+        total = len(offsets)
+        for row in random.Random(spec.shuffle_seed).sample(range(total), min(spec.limit or total, total)):
+            spool.seek(offsets[row])
+            yield Problem.model_validate_json(spool.readline())
 
 
 def _take(problems: Iterator[Problem], limit: int | None) -> Iterator[Problem]:
@@ -70,74 +83,72 @@ def _take(problems: Iterator[Problem], limit: int | None) -> Iterator[Problem]:
         yield problem
 
 
-def _read_source(spec: DatasetSpec, data_root: Path, tally: Tally) -> Iterator[Problem]:
-    if spec.problems is not None:
-        rows = ((f"problems[{index}]", row.model_dump()) for index, row in enumerate(spec.problems))
-    elif spec.hub is not None:
-        found = hub.read_rows(spec.hub, spec.config, spec.split)
-        rows = ((f"{spec.name}, row {number}", row) for number, row in enumerate(found, 1))
-    else:
-        rows = files.read_rows(files.find_file(data_root, spec.path or ""))
+def _parse(spec: DatasetSpec, data_root: Path, tally: Tally) -> Iterator[Problem]:
+    rows, layout = _open(spec, data_root)
+    distinct = spec.preset is not None and get_preset(spec.preset).distinct
+    seen = set[bytes]()
     for number, (place, row) in enumerate(rows, 1):
         try:
-            yield parse_problem(row, place, spec.columns, str(number))
-        except DatasetError:
+            known = _adapt(row, place, layout, number)
+            if known is None:
+                continue
+            problem = parse_problem(known, place, spec.columns, str(number))
+        except DatasetError as error:
             if spec.on_bad_row == "fail":
                 raise
             tally.skipped += 1
+            if len(tally.reasons) < _REASONS:
+                tally.reasons.append(str(error))
+            continue
+        if distinct:
+            fingerprint = hashlib.blake2b(problem.problem.encode(), digest_size=12).digest()
+            if fingerprint in seen:
+                continue
+            seen.add(fingerprint)
+        yield problem
 
 
-def parse_problem(row: object, place: str, columns: Columns, number: str) -> Problem:
-    """One row; fields that the schema does not know are left aside, and an absent id is the row's number."""
+def _open(spec: DatasetSpec, data_root: Path) -> tuple[Rows, Layout | None]:
+    """The rows of the source, and how they are written where that is known."""
+    if spec.problems is not None:
+        return iter([(f"problems[{index}]", row.model_dump()) for index, row in enumerate(spec.problems)]), None
+    if spec.path is not None:
+        return files.read_rows(files.find_file(data_root, spec.path)), None
+    if spec.preset is not None:
+        preset = get_preset(spec.preset)
+        if file := _locate(spec, data_root):
+            return files.read_rows(files.find_file(data_root, file)), preset.layout
+        return hub.read_rows(preset.hub, preset.config, spec.split or preset.split), preset.layout
+    assert spec.hub is not None
+    layout = None if spec.columns else layout_of(spec.hub, spec.config)
+    return hub.read_rows(spec.hub, spec.config, spec.split or hub.SPLIT), layout
+
+
+def _locate(spec: DatasetSpec, data_root: Path) -> str | None:
+    """The file in the data root that holds the spec's preset."""
+    preset = get_preset(spec.preset or "")
+    split = spec.split or preset.split
+    if split not in preset.splits:
+        raise DatasetError(f"{preset.name} has no split {split!r}.", remedy=f"It has {', '.join(preset.splits)}.")
+    return preset.find_file(data_root, split)
+
+
+def _adapt(row: files.Row, place: str, layout: Layout | None, number: int) -> Mapping[str, object] | None:
+    """The row in this project's fields, as far as its layout is known; None where it is not of the set."""
     if isinstance(row, str):
         row = files.parse_line(row, place)
     if not isinstance(row, dict):
         raise DatasetError(f"{place}: not an object.", remedy="Write one JSON object a line.")
-    known: dict[str, object] = {"id": number}
-    known.update((name, value) for name, value in row.items() if name in _FIELDS and value is not None)
-    for field, source in columns.items():
-        names = [source] if isinstance(source, str) else source
-        missing = [name for name in names if row.get(name) is None]
-        if missing:
-            raise DatasetError(
-                f"{place}, field {field}: the row has no column {missing[0]!r}.",
-                remedy=f"It has {', '.join(map(str, row))}; correct `columns`.",
-            )
-        known[field] = row[source] if isinstance(source, str) else [row[name] for name in names]
+    if layout is None:
+        return row if "problem" in row or "question" not in row else {**row, "problem": row["question"]}
+    if not layout.holds(row):
+        return None
+    if row.get("problem") and row.get("answer") is not None:
+        return row
+    remedy = f"It has {', '.join(map(str, row))}; check `config` and `split`, or give `columns`."
     try:
-        return _check(Problem.model_validate(_to_text(known)), place)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(map(str, fault["loc"]))
-        raise DatasetError(
-            f"{place}, field {field}: {fault['msg']}.",
-            remedy="A row has problem, answer and, as needed, id, kind (math, choice or string) and choices.",
-        ) from None
-
-
-def _to_text(row: dict[str, object]) -> dict[str, object]:
-    """Numbers as ids and answers become text, and a cell that holds a JSON list of choices becomes that list."""
-    made = {name: str(value) if isinstance(value, int | float) else value for name, value in row.items()}
-    choices = made.get("choices")
-    if isinstance(choices, str) and choices.startswith("["):
-        try:
-            made["choices"] = json.loads(choices)
-        except ValueError:
-            return made
-    return made
-
-
-def _check(problem: Problem, place: str) -> Problem:
-    if problem.kind != "choice":
-        return problem
-    if problem.choices is None:
-        raise DatasetError(f"{place}, field choices: missing.", remedy="A choice problem lists its options' texts.")
-    letters = string.ascii_uppercase[: len(problem.choices)]
-    golds = [problem.answer] if isinstance(problem.answer, str) else problem.answer
-    for gold in golds:
-        if len(gold) != 1 or gold not in letters:
-            raise DatasetError(
-                f"{place}, field answer: {gold[:40]!r} is not one of the letters {letters}.",
-                remedy="Give the correct option's letter.",
-            )
-    return problem
+        return layout.adapt(row, str(number))
+    except KeyError as error:
+        raise DatasetError(f"{place}, field {error.args[0]}: missing.", remedy=remedy) from None
+    except (ValueError, IndexError, TypeError) as error:
+        raise DatasetError(f"{place}, field {layout.answer}: {error}.", remedy=remedy) from None

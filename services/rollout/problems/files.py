@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ Row = object
 """A mapping of fields, or for JSON lines the line itself, parsed where a bad one can be skipped."""
 
 _BATCH = 256
+_MAX_LINE = 16 << 20
+"""Most characters of one line: a file without line ends must not be held in memory."""
+
+csv.field_size_limit(_MAX_LINE)
 
 
 def find_file(data_root: Path, name: str) -> Path:
@@ -54,7 +59,15 @@ def parse_line(line: str, place: Place) -> Row:
 def _read_json_lines(path: Path) -> Iterator[tuple[Place, Row]]:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
+        for number in itertools.count(1):
+            line = lines.readline(_MAX_LINE)
+            if not line:
+                return
+            if len(line) == _MAX_LINE:
+                raise DatasetError(
+                    f"{path.name}, line {number} is longer than {_MAX_LINE} characters.",
+                    remedy="Write one JSON object a line.",
+                )
             if line.strip():
                 yield f"{path.name}, line {number}", line
 
@@ -81,6 +94,10 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[Place, Row]]]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
+
+
+ENDINGS = tuple(_READERS)
+"""Of the files that can be read."""
 
 
 def _reader_of(name: str) -> Callable[[Path], Iterator[tuple[Place, Row]]] | None:

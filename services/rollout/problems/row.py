@@ -1,0 +1,65 @@
+"""One row of a source becomes a `Problem`, or an error that names its place, the field and the remedy."""
+
+import json
+import string
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from shared.errors import DatasetError
+from shared.job import Columns
+from shared.trajectory import Problem
+
+_FIELDS = frozenset(Problem.model_fields)
+
+
+def parse_problem(row: Mapping[str, object], place: str, columns: Columns, number: str) -> Problem:
+    """One row; fields that the schema does not know are left aside, and an absent id is the row's number."""
+    known: dict[str, object] = {"id": number}
+    known.update((name, value) for name, value in row.items() if name in _FIELDS and value is not None)
+    for field, source in columns.items():
+        names = [source] if isinstance(source, str) else source
+        missing = [name for name in names if row.get(name) is None]
+        if missing:
+            raise DatasetError(
+                f"{place}, field {field}: the row has no column {missing[0]!r}.",
+                remedy=f"It has {', '.join(map(str, row))}; correct `columns`.",
+            )
+        known[field] = row[source] if isinstance(source, str) else [row[name] for name in names]
+    try:
+        return _check(Problem.model_validate(_to_text(known)), place)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(map(str, fault["loc"]))
+        raise DatasetError(
+            f"{place}, field {field}: {fault['msg']}.",
+            remedy="A row has problem, answer and, as needed, id, kind (math, choice or string) and choices.",
+        ) from None
+
+
+def _to_text(row: dict[str, object]) -> dict[str, object]:
+    """Numbers as ids and answers become text, and a cell that holds a JSON list of choices becomes that list."""
+    made = {name: str(value) if isinstance(value, int | float) else value for name, value in row.items()}
+    choices = made.get("choices")
+    if isinstance(choices, str) and choices.startswith("["):
+        try:
+            made["choices"] = json.loads(choices)
+        except ValueError:
+            return made
+    return made
+
+
+def _check(problem: Problem, place: str) -> Problem:
+    if problem.kind != "choice":
+        return problem
+    if problem.choices is None:
+        raise DatasetError(f"{place}, field choices: missing.", remedy="A choice problem lists its options' texts.")
+    letters = string.ascii_uppercase[: len(problem.choices)]
+    golds = [problem.answer] if isinstance(problem.answer, str) else problem.answer
+    for gold in golds:
+        if len(gold) != 1 or gold not in letters:
+            raise DatasetError(
+                f"{place}, field answer: {gold[:40]!r} is not one of the letters {letters}.",
+                remedy="Give the correct option's letter.",
+            )
+    return problem
