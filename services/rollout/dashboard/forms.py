@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from services.rollout.dashboard.rendering import TEMPLATES
 from services.rollout.jobs import Jobs
-from services.rollout.problems.dataset import parse_problem
 from services.rollout.problems.files import parse_line
+from services.rollout.problems.row import parse_problem
 from shared.errors import DriftError, SpecError
 from shared.job import JobSpec
 from shared.web import describe_faults

@@ -137,8 +137,6 @@ def _adapt(row: files.Row, place: str, layout: Layout | None, number: int) -> Ma
     """The row in this project's fields, as far as its layout is known; None where it is not of the set."""
     if isinstance(row, str):
         row = files.parse_line(row, place)
-    if not isinstance(row, dict):
-        raise DatasetError(f"{place}: not an object.", remedy="Write one JSON object a line.")
     if layout is None:
         return row if "problem" in row or "question" not in row else {**row, "problem": row["question"]}
     if not layout.holds(row):

@@ -4,7 +4,7 @@ import csv
 import gzip
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from shared.errors import DatasetError
 
 Place = str
-Row = object
-"""A mapping of fields, or for JSON lines the line itself, parsed where a bad one can be skipped."""
+Row = Mapping[str, object] | str
+"""Fields, or for JSON lines the line itself, parsed where a bad one can be skipped."""
 
 _BATCH = 256
 _MAX_LINE = 16 << 20
@@ -48,12 +48,15 @@ def read_rows(path: Path) -> Iterator[tuple[Place, Row]]:
         ) from error
 
 
-def parse_line(line: str, place: Place) -> Row:
-    """One JSON line."""
+def parse_line(line: str, place: Place) -> Mapping[str, object]:
+    """One JSON line; raises `DatasetError` where it is no object."""
     try:
-        return json.loads(line)
-    except ValueError as error:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{place}: not JSON ({error}).", remedy="Write one JSON object a line.") from error
+    if not isinstance(row, dict):
+        raise DatasetError(f"{place}: not an object.", remedy="Write one JSON object a line.")
+    return row
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[Place, Row]]:
