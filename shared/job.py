@@ -97,9 +97,9 @@ class TrainSpec(Schema):
     """Weighted SFT (paper eqs. 14, 15; optimiser of paper D.2)."""
 
     steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimiser steps; the paper's 200 when neither `steps` nor `epochs` is given."""
+    """Optimiser steps, over as many epochs as they need; the paper's 200 when neither `steps` nor `epochs` is given."""
     epochs: Annotated[float, Field(gt=0)] | None = None
-    """Passes over the trajectories; rounded up to whole steps."""
+    """Passes over the trajectories that may carry weight, skipped ones included; rounded up to whole steps."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """|B|: trajectories a step, whatever the ranks and micro-batches."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-6
@@ -107,6 +107,9 @@ class TrainSpec(Schema):
     """Share of the steps with linear warm-up; constant afterwards."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    explosion_factor: Annotated[float, Field(gt=1)] | None = 100.0
+    """A gradient norm beyond this multiple of the median of the last 32 steps', and beyond `max_grad_norm`, has
+    exploded: the step is not taken and the training fails. Looked at from the ninth step on; null: never."""
     objective: Objective = "drift"
     all_wrong: Literal["keep", "drop"] = "keep"
     """Groups without a success: kept as in the paper, or dropped."""
@@ -297,6 +300,8 @@ class TrainingStatus(Schema):
     """(steps done, weighted loss of the held-out groups)."""
     checkpoint: str | None = None
     """The exported Hugging Face folder, once it is there."""
+    checkpoint_fault: str | None = None
+    """Why the last attempt to save the training's state failed; the training goes on, and the state before is kept."""
     error: str | None = None
 
 

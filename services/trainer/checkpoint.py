@@ -1,25 +1,34 @@
 """Checkpoints: model, optimiser and cursor as one atomic unit, `checkpoints/stage-S/step-NNNNNN/`.
 
-A checkpoint is a whole folder or no folder: it is written beside its place, synced to disk, and renamed. The
-cursor names the task that it belongs to, so that another task in the same place never resumes from it.
-Random states need no saving: every step seeds them from the task's seed, the step and the rank. The
-number of ranks may change between saving and loading.
+A checkpoint is a whole folder or no folder: it is written beside its place, synced to disk, and renamed once every
+rank's part is there. The training goes on meanwhile: the state is copied first, and a save that fails leaves the
+checkpoints before it as they are. The cursor names the task that it belongs to, so that another task in the same
+place never resumes from it. Random states and the learning rate's schedule need no tensors: every step seeds the
+former from the task's seed, the step and the rank, and computes the latter from the step, so the cursor holds them.
+The number of ranks may change between saving and loading.
 """
 
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from services.trainer.orders import Dtype
 from services.trainer.ranks import Ranks
+from shared.errors import Unavailable
 from shared.job import TrainingTask
 from shared.schema import Schema
 from shared.shards import sync_folder
+from shared.telemetry import get_logger
+
+_log = get_logger(__name__)
 
 
 class Cursor(Schema):
@@ -31,6 +40,8 @@ class Cursor(Schema):
     """Steps done."""
     losses: list[float]
     """Loss of each of them."""
+    grad_norms: list[float]
+    """Gradient norm of each of them, before clipping."""
 
 
 def stage_folder(runs_root: Path, task: TrainingTask) -> Path:
@@ -64,18 +75,60 @@ def prune(stage: Path, keep: int, task: TrainingTask) -> None:
         shutil.rmtree(unfinished)
 
 
-def save(folder: Path, cursor: str, model: nn.Module, optimizer: Optimizer, ranks: Ranks) -> None:
-    """Write a checkpoint; all ranks take part, and it is durable when this returns."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    if ranks.rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    ranks.barrier()
-    dcp.save(_state(model, optimizer), checkpoint_id=temporary)
-    if ranks.rank == 0:
-        write_durably(temporary / "cursor.json", cursor)
-        publish_folder(temporary, folder)
-    ranks.barrier()
+class Saver:
+    """One rank's writer of checkpoints, one at a time. All ranks call its methods in the same order."""
+
+    def __init__(self, ranks: Ranks, keep: int, timeout_s: float) -> None:
+        self.fault: str | None = None
+        """Why the last save failed, where it did."""
+        self._ranks = ranks
+        self._keep = keep
+        self._timeout_s = timeout_s
+        # A group of its own: collectives of the save and of the training run at the same time.
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        assert isinstance(group, dist.ProcessGroup)
+        self._group = group
+        self._committer = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def start(self, folder: Path, cursor: Cursor, model: nn.Module, optimizer: Optimizer) -> None:
+        """Copy the state and begin to write it; waits for the save before this one."""
+        self.finish()
+        self.fault = None
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        if self._ranks.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self._ranks.barrier()
+        written = dcp.async_save(_state(model, optimizer), checkpoint_id=temporary, process_group=self._group)
+        assert isinstance(written, Future)
+        self._pending = self._committer.submit(self._commit, written, temporary, folder, cursor)
+
+    def finish(self) -> None:
+        """Wait until what was begun is durable or has failed, see `fault`; raises `Unavailable` at the deadline."""
+        if self._pending:
+            try:
+                self._pending.result(self._timeout_s)
+            except TimeoutError:
+                raise Unavailable(
+                    f"A checkpoint has not been written within {self._timeout_s:.0f} s.",
+                    remedy="See whether the disk of DRIFT_RUNS_ROOT answers, or raise DRIFT_COLLECTIVE_TIMEOUT_S.",
+                ) from None
+            self._pending = None
+
+    def _commit(self, written: "Future[object]", temporary: Path, folder: Path, cursor: Cursor) -> None:
+        """Rank 0 gives the folder its name; its part of the save is done when everyone's is."""
+        try:
+            written.result()
+            if self._ranks.rank == 0:
+                write_durably(temporary / "cursor.json", cursor.model_dump_json())
+                publish_folder(temporary, folder)
+                prune(folder.parent, self._keep, cursor.task)
+        except Exception as error:  # noqa: BLE001 - a full disk must not end a training that is well
+            self.fault = f"{type(error).__name__}: {error}"
+            _log.error("checkpoint failed", folder=str(folder), fault=self.fault)
+            if self._ranks.rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:

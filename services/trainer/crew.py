@@ -1,10 +1,14 @@
 """The ranks at work on orders: rank 0 gives one, every rank obeys it, rank 0 included."""
 
+from pathlib import Path
+
 import torch
 
+from services.trainer.checkpoint import Cursor, Saver
 from services.trainer.executor import Executor, StepResult, TrainingError
 from services.trainer.orders import ORDER, Begin, Dtype, End, Export, Idle, Order, Quit, Save, Step
 from services.trainer.ranks import Ranks
+from services.trainer.settings import TrainerSettings
 from shared.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -13,13 +17,19 @@ _log = get_logger(__name__)
 class Crew:
     """This rank, its peers, and the training that they are at, if any."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, settings: TrainerSettings) -> None:
         self._ranks = ranks
+        self._saver = Saver(ranks, settings.checkpoints_kept, settings.collective_timeout_s)
         self._executor: Executor | None = None
 
     @property
     def size(self) -> int:
         return self._ranks.size
+
+    @property
+    def checkpoint_fault(self) -> str | None:
+        """Why the last checkpoint could not be written; None while it is under way."""
+        return self._saver.fault
 
     def give(self, order: Order) -> StepResult | None:
         """Rank 0: tell all ranks, and do one's own part."""
@@ -56,10 +66,16 @@ class Crew:
             case Step():
                 return self._at_work().step(order)
             case Save():
-                self._at_work().save(order)
+                executor = self._at_work()
+                cursor = Cursor.model_validate_json(order.cursor)
+                self._saver.start(Path(order.folder), cursor, executor.model, executor.optimizer)
+                if order.wait:
+                    self._saver.finish()
             case Export():
+                self._saver.finish()
                 self._at_work().export(order)
             case End():
+                self._saver.finish()
                 self._executor = None
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()

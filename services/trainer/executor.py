@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from services.trainer import checkpoint
 from services.trainer.export import export
 from services.trainer.loss import SupervisedHead, sum_nll, weighted
 from services.trainer.model import choose_dtype, computing_in, load_model, shard_model, sync_gradients
-from services.trainer.orders import Begin, Dtype, Export, Save, Step
+from services.trainer.orders import Begin, Dtype, Export, Step
 from services.trainer.ranks import Ranks
 from shared.errors import DriftError
 from shared.job import TrainingTask, TrainSpec
@@ -42,6 +43,10 @@ class StepResult:
     suspects: list[str]
     """Trajectories whose own loss is not finite, or if none is, the batch's five largest; empty for a good step."""
 
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
 
 class Executor:
     """The state of one training on one rank. Methods are collective: all ranks call them in the same order."""
@@ -57,14 +62,14 @@ class Executor:
         self.dtype: Dtype = begin.dtype or choose_dtype(self.model, self._head, ranks)
         shard_model(self.model, ranks)
         spec: TrainSpec = begin.task.train
-        self._optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
         )
         if begin.checkpoint:
-            checkpoint.load(Path(begin.checkpoint), self.model, self._optimizer)
+            checkpoint.load(Path(begin.checkpoint), self.model, self.optimizer)
 
     def step(self, order: Step) -> StepResult:
-        """Forward, backward and, if loss and gradient norm are finite, the optimiser's step (paper eqs. 14, 15)."""
+        """Forward, backward and, if loss and gradient norm are good, the optimiser's step (paper eqs. 14, 15)."""
         began = time.perf_counter()
         spec = self._task.train
         torch.manual_seed(random.Random(f"{spec.seed}:{order.step}:{self._ranks.rank}").getrandbits(63))
@@ -73,19 +78,15 @@ class Executor:
         norm = clip_grad_norm_(self.model.parameters(), spec.max_grad_norm)
         grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         suspects: list[str] = []
-        if math.isfinite(loss) and math.isfinite(grad_norm):
-            for group in self._optimizer.param_groups:
+        if math.isfinite(loss) and grad_norm <= (order.norm_limit or sys.float_info.max):
+            for group in self.optimizer.param_groups:
                 group["lr"] = order.learning_rate
-            self._optimizer.step()
+            self.optimizer.step()
         else:
             suspects = _name_suspects(order, losses)
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(len(example.tokens) for share in order.shares for micro in share for example in micro)
         return StepResult(loss, grad_norm, tokens, time.perf_counter() - began, suspects)
-
-    def save(self, order: Save) -> None:
-        """Write a checkpoint."""
-        checkpoint.save(Path(order.folder), order.cursor, self.model, self._optimizer, self._ranks)
 
     def export(self, order: Export) -> None:
         """Write the Hugging Face folder."""

@@ -40,15 +40,19 @@ class Step(Schema):
     learning_rate: float
     shares: list[list[MicroBatch]]
     """Micro-batches of each rank, the same number for all."""
+    norm_limit: float | None = None
+    """A gradient norm beyond it has exploded: the step changes nothing. None: any finite norm is taken."""
 
 
 class Save(Schema):
-    """Write a checkpoint of the state after `step`."""
+    """Write a checkpoint of the state as it is now, while the training goes on."""
 
     kind: Literal["save"] = "save"
     cursor: str
     """The cursor, JSON; see `checkpoint`."""
     folder: str
+    wait: bool = False
+    """Do not go on before it is durable."""
 
 
 class Export(Schema):

@@ -28,7 +28,9 @@ class TrainerSettings(RecorderSettings):
     checkpoint_seconds: float = 120.0
     """Time between two checkpoints of a training; 0 saves after every step."""
     checkpoints_kept: int = 2
-    """Checkpoints kept of one training."""
+    """Checkpoints kept of one training while it lasts."""
+    keep_training_state: bool = False
+    """Keep the last checkpoint, optimiser included, of a training that has succeeded; else only its export stays."""
     training_attempts: int = 5
     """How often a training may be started from the same step before it is reported as failed."""
     collective_timeout_s: float = 900.0

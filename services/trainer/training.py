@@ -5,38 +5,30 @@ of an undisturbed run bit for bit: the plan is a function of dataset and task, a
 """
 
 import math
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from services.trainer import checkpoint
+from services.trainer.attempt import read_attempt, write_attempt
 from services.trainer.checkpoint import Cursor, stage_folder, step_folder
 from services.trainer.courier import Courier
 from services.trainer.crew import Crew
 from services.trainer.executor import StepResult, TrainingError
-from services.trainer.orders import Begin, Dtype, End, Export, Save, Step
+from services.trainer.orders import Begin, End, Export, Save, Step
 from services.trainer.plan import Plan, make_plan, split_batch
 from services.trainer.settings import TrainerSettings
+from shared.errors import Unavailable
 from shared.job import TrainingState, TrainingStatus, TrainingTask, TrainSpec
-from shared.schema import Schema
 from shared.shards import dataset_folder, read_part
 from shared.telemetry import get_logger
 from shared.trajectory import part_name
 
+_NORMS_SEEN = 32
+_NORMS_NEEDED = 8
+"""Gradient norms of the first steps say little of what is usual."""
+
 _log = get_logger(__name__)
-
-
-class Attempt(Schema):
-    """What the restarts of one training know of each other, `attempt.json` in its folder."""
-
-    task: TrainingTask
-    dtype: Dtype | None
-    """Chosen before the first step and kept, so that a resumed run computes as the first one did."""
-    step: int
-    """The step that the last attempt began from."""
-    count: int
-    """Attempts in a row from that step."""
-    fault: str | None = None
-    """What ended the last attempt, where rank 0 lived to write it."""
 
 
 class Training:
@@ -51,8 +43,11 @@ class Training:
         self._settings = settings
         self._stopping = stopping
         self._stage = stage_folder(settings.runs_root, self._task)
+        self._attempt = read_attempt(self._stage, task)
         self._losses: list[float] = []
+        self._norms: list[float] = []
         self._step = 0
+        self._saved_step = 0
         self._saved = time.monotonic()
         self.status = TrainingStatus(state=TrainingState.RUNNING, stage=self._task.stage)
         """The last reported status."""
@@ -60,39 +55,48 @@ class Training:
     def run(self) -> bool:
         """Train and export. Raises `TrainingError` where the training cannot succeed; its message is the user's."""
         task = self._task
+        if self._attempt.outcome:  # a crash came before the task was taken off its stream
+            return self._succeed(self._attempt.outcome)
         latest = checkpoint.find_latest(self._stage, task)
         if latest:
-            self._step, self._losses = latest[1].step, list(latest[1].losses)
-        attempt = self._count_attempt()
+            cursor = latest[1]
+            self._step = self._saved_step = cursor.step
+            self._losses, self._norms = list(cursor.losses), list(cursor.grad_norms)
+        self._begin_attempt()
         plan = self._make_plan()
         self._report(
             trajectories=len(plan.population.members), step=self._step, steps=plan.steps, losses=list(self._losses)
         )
+        setting = self._settings.trainer_dtype
+        dtype = self._attempt.dtype or (None if setting == "auto" else setting)
         restored = str(latest[0]) if latest else None
-        dtype = self._crew.begin(Begin(task=task, dtype=self._dtype(attempt), checkpoint=restored))
-        self._write_attempt(attempt.model_copy(update={"dtype": dtype}))
+        dtype = self._crew.begin(Begin(task=task, dtype=dtype, checkpoint=restored))
+        self._note(dtype=dtype)
         _log.info("training", job=task.job, stage=task.stage, step=self._step, steps=plan.steps, dtype=dtype)
         while self._step < plan.steps:
             if self._courier.is_cancelled(task.job):
                 self._crew.give(End())
+                checkpoint.prune(self._stage, 0, task)
                 self._report(state=TrainingState.CANCELLED)
                 return True
             if self._stopping():
-                self._save(dtype)
+                self._pause()
                 return False
             self._take_step(plan)
             if self._step < plan.steps and time.monotonic() - self._saved >= self._settings.checkpoint_seconds:
-                self._save(dtype)
+                self._save()
         folder = self._stage / "export"
         self._crew.give(Export(folder=str(folder)))
+        if self._settings.keep_training_state:
+            self._save_now()
         self._crew.give(End())
-        self._report(state=TrainingState.SUCCEEDED, checkpoint=str(folder))
-        return True
+        return self._succeed(
+            self.status.model_copy(update={"state": TrainingState.SUCCEEDED, "checkpoint": str(folder)})
+        )
 
     def note_fault(self, fault: str) -> None:
         """Leave word for the next attempt."""
-        attempt = Attempt.model_validate_json((self._stage / "attempt.json").read_bytes())
-        self._write_attempt(attempt.model_copy(update={"fault": fault}))
+        self._note(fault=fault)
 
     def _make_plan(self) -> Plan:
         task = self._task
@@ -117,10 +121,14 @@ class Training:
         step = self._step + 1
         shares = split_batch(plan.batch(self._step), self._crew.size, self._settings.micro_batch_tokens)
         learning_rate = schedule(step, plan.steps, self._task.train)
-        result = self._crew.step(Step(step=step, learning_rate=learning_rate, shares=shares))
-        self._check(step, result)
+        limit = limit_norm(self._norms, self._task.train)
+        result = self._crew.step(Step(step=step, learning_rate=learning_rate, shares=shares, norm_limit=limit))
+        if result.suspects:
+            self._save_now()
+            raise _explain(step, result, limit, str(self._stage))
         self._step = step
         self._losses.append(result.loss)
+        self._norms.append(result.grad_norm)
         self._report(
             step=step,
             loss=result.loss,
@@ -128,57 +136,89 @@ class Training:
             learning_rate=learning_rate,
             tokens_per_s=result.tokens / result.seconds,
             losses=list(self._losses),
+            checkpoint_fault=self._crew.checkpoint_fault,
         )
 
-    def _check(self, step: int, result: StepResult) -> None:
-        if result.suspects:
-            raise TrainingError(
-                f"Step {step} is not finite (loss {result.loss}, gradient norm {result.grad_norm}); "
-                f"look at trajectories {', '.join(result.suspects)}.",
-                remedy=f"Lower the learning rate or remove them; the last good state is under {self._stage}.",
+    def _pause(self) -> None:
+        """Save and let go: the task stays pending, and the next attempt is as good as the first."""
+        self._save_now()
+        self._crew.give(End())
+        self._note(count=0)
+        if self._crew.checkpoint_fault:
+            raise Unavailable(
+                f"No checkpoint could be written at step {self._step}: {self._crew.checkpoint_fault}.",
+                remedy="The training goes on from the one before when the trainer is started again.",
             )
 
-    def _save(self, dtype: Dtype) -> None:
-        cursor = Cursor(task=self._task, dtype=dtype, step=self._step, losses=list(self._losses))
+    def _save_now(self) -> None:
+        """A durable checkpoint of the state as it is, unless there is one or nothing has been trained yet."""
+        if self._step > self._saved_step or self._crew.checkpoint_fault:
+            self._save(wait=True)
+
+    def _save(self, *, wait: bool = False) -> None:
+        """Begin to write a checkpoint; the training goes on unless told to wait."""
+        assert self._attempt.dtype
+        cursor = Cursor(
+            task=self._task,
+            dtype=self._attempt.dtype,
+            step=self._step,
+            losses=list(self._losses),
+            grad_norms=list(self._norms),
+        )
         folder = step_folder(self._stage, self._step)
-        self._crew.give(Save(folder=str(folder), cursor=cursor.model_dump_json()))
-        checkpoint.prune(self._stage, self._settings.checkpoints_kept, self._task)
-        self._saved = time.monotonic()
+        self._crew.give(Save(folder=str(folder), cursor=cursor.model_dump_json(), wait=wait))
+        self._saved_step, self._saved = self._step, time.monotonic()
+
+    def _succeed(self, outcome: TrainingStatus) -> bool:
+        """The export is all that is needed from now on."""
+        self._note(outcome=outcome)
+        checkpoint.prune(self._stage, 1 if self._settings.keep_training_state else 0, self._task)
+        self.status = outcome
+        self._report()
+        return True
 
     def _report(self, **changes: object) -> None:
         self.status = self.status.model_copy(update=changes)
         self._courier.report(self._task.job, self.status)
 
-    def _count_attempt(self) -> Attempt:
+    def _begin_attempt(self) -> None:
         """Record that this attempt begins; raises `TrainingError` when too many began from the same step."""
-        path = self._stage / "attempt.json"
-        last = Attempt.model_validate_json(path.read_bytes()) if path.exists() else None
-        if last is None or last.task != self._task:
-            last = Attempt(task=self._task, dtype=None, step=self._step, count=0)
-        count = last.count + 1 if last.step == self._step else 1
-        if count > self._settings.training_attempts:
+        last = self._attempt
+        attempt = last.begin(self._step)
+        if attempt.count > self._settings.training_attempts:
             raise TrainingError(
                 f"The trainer has died {last.count} times while training from step {self._step}; "
                 f"last fault seen: {last.fault or 'none, it was killed'}.",
                 remedy="See the trainer's log (memory is the most common cause), then submit the job again.",
             )
-        attempt = last.model_copy(update={"step": self._step, "count": count})
-        self._write_attempt(attempt)
-        return attempt
+        self._attempt = attempt
+        self._note()
 
-    def _dtype(self, attempt: Attempt) -> Dtype | None:
-        """The dtype to compute in: the first attempt's, the setting's, or None to measure."""
-        setting = self._settings.trainer_dtype
-        return attempt.dtype or (None if setting == "auto" else setting)
-
-    def _write_attempt(self, attempt: Attempt) -> None:
-        self._stage.mkdir(parents=True, exist_ok=True)
-        temporary = self._stage / "attempt.json.tmp"
-        checkpoint.write_durably(temporary, attempt.model_dump_json())
-        temporary.rename(self._stage / "attempt.json")
+    def _note(self, **changes: object) -> None:
+        self._attempt = self._attempt.model_copy(update=changes)
+        write_attempt(self._stage, self._attempt)
 
 
 def schedule(step: int, steps: int, spec: TrainSpec) -> float:
     """Learning rate of a step (counted from 1): linear warm-up, then constant (paper D.2)."""
     warmup = math.ceil(spec.warmup_ratio * steps)
     return spec.learning_rate * min(1.0, step / warmup) if warmup else spec.learning_rate
+
+
+def limit_norm(norms: Sequence[float], spec: TrainSpec) -> float | None:
+    """The gradient norm beyond which the next step counts as exploded, from the norms of the steps before."""
+    if spec.explosion_factor is None or len(norms) < _NORMS_NEEDED:
+        return None
+    return max(spec.max_grad_norm, spec.explosion_factor * statistics.median(norms[-_NORMS_SEEN:]))
+
+
+def _explain(step: int, result: StepResult, limit: float | None, stage: str) -> TrainingError:
+    if result.finite:
+        what = f"The gradient norm exploded at step {step}: {result.grad_norm:.4g}, the limit was {limit:.4g}"
+    else:
+        what = f"Step {step} is not finite (loss {result.loss}, gradient norm {result.grad_norm})"
+    return TrainingError(
+        f"{what}; look at trajectories {', '.join(result.suspects)}.",
+        remedy=f"Lower the learning rate or remove them (a limit that is too strict is `train.explosion_factor`); "
+        f"the last good state is under {stage}.",
+    )

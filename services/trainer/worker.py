@@ -45,7 +45,7 @@ def main(settings: TrainerSettings) -> None:
     ranks = join(settings.collective_timeout_s, settings.trainer_threads)
     for number in (signal.SIGTERM, signal.SIGINT):  # until here they end the process: nothing is at stake yet
         signal.signal(number, lambda *_: stop.set())
-    crew = Crew(ranks)
+    crew = Crew(ranks, settings)
     if ranks.rank == 0:
         with _alone(settings.runs_root, stop), Courier(settings) as courier:
             Leader(crew, courier, settings, stop).run()

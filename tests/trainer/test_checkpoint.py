@@ -1,0 +1,116 @@
+"""Promises of checkpoints: the very same state comes back, whole or not at all, and a failed save harms nothing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from services.trainer import checkpoint
+from services.trainer.checkpoint import Cursor, Saver, find_latest, load, prune, step_folder
+from services.trainer.ranks import Ranks
+from shared.job import TrainingTask, TrainSpec
+from shared.returns import ReturnSpec
+
+TASK = TrainingTask(
+    job="job", stage=0, model="m", tokenizer="m", groups=6, group_size=4, train=TrainSpec(), returns=ReturnSpec()
+)
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield Ranks(0, 1, torch.device("cpu"))
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def saver(ranks: Ranks) -> Saver:
+    return Saver(ranks, keep=2, timeout_s=20)
+
+
+class Student:
+    """A model that learns one step a call."""
+
+    def __init__(self, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.model = nn.Linear(64, 64)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
+        self.steps = 0
+
+    def learn(self) -> None:
+        self.steps += 1
+        torch.manual_seed(self.steps)
+        self.model(torch.randn(8, 64)).square().sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def state(self) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for parameter in self.model.parameters()]
+
+    def save(self, saver: Saver, stage: Path, task: TrainingTask = TASK) -> Cursor:
+        losses = [1.0] * self.steps
+        cursor = Cursor(task=task, dtype="float32", step=self.steps, losses=losses, grad_norms=losses)
+        saver.start(step_folder(stage, self.steps), cursor, self.model, self.optimizer)
+        return cursor
+
+
+def test_a_resumed_training_continues_bit_for_bit(saver: Saver, tmp_path: Path) -> None:
+    """Even though the training went on while the checkpoint was being written."""
+    student, resumed = Student(), Student(seed=1)
+    for _ in range(3):
+        student.learn()
+    cursor = student.save(saver, tmp_path)
+    for _ in range(3):
+        student.learn()
+    saver.finish()
+    assert saver.fault is None
+    latest = find_latest(tmp_path, TASK)
+    assert latest is not None and latest[1] == cursor
+    load(latest[0], resumed.model, resumed.optimizer)
+    resumed.steps = 3
+    for _ in range(3):
+        resumed.learn()
+    for wanted, got in zip(student.state(), resumed.state(), strict=True):
+        assert torch.equal(wanted, got)
+
+
+def test_the_newest_are_kept_and_another_task_never_resumes_from_here(saver: Saver, tmp_path: Path) -> None:
+    student = Student()
+    for _ in range(4):
+        student.learn()
+        student.save(saver, tmp_path)
+    saver.finish()
+    assert [folder.name for folder in sorted(tmp_path.iterdir())] == ["step-000003", "step-000004"]
+    other = TASK.model_copy(update={"train": TrainSpec(steps=7)})
+    assert find_latest(tmp_path, other) is None
+    prune(tmp_path, 2, other)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("broken", ["write_durably", "publish_folder"])
+def test_a_save_that_fails_leaves_the_one_before_and_the_training_alone(
+    saver: Saver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    student = Student()
+    student.learn()
+    first = student.save(saver, tmp_path)
+    saver.finish()
+    student.learn()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, broken, fail)
+        student.save(saver, tmp_path)
+        saver.finish()
+    assert saver.fault is not None and "no space left" in saver.fault
+    latest = find_latest(tmp_path, TASK)
+    assert latest is not None and latest[1] == first
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-000001"]
+    student.learn()
+    student.save(saver, tmp_path)
+    saver.finish()
+    assert saver.fault is None and (tmp_path / "step-000003").is_dir()
