@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import click
 import typer
 from fastapi import FastAPI
 from mkdocs.config.defaults import MkDocsConfig
@@ -48,8 +47,8 @@ def describe_api(app: FastAPI) -> str:
 def describe_commands() -> str:
     """The help of every command."""
     command = typer.main.get_command(command_line)
-    with click.Context(command, info_name="drift") as context:
-        return get_docs_for_click(obj=command, ctx=context, name="drift", title="Command line")
+    context = typer.Context(command, info_name="drift")
+    return get_docs_for_click(obj=command, ctx=context, name="drift", title="Command line")
 
 
 def describe_settings() -> str:

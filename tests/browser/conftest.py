@@ -1,12 +1,14 @@
 """A real headless Chromium before a real rollout service; skipped where no Chromium is installed."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
 from services.rollout.app import create_app
 from services.rollout.settings import RolloutSettings
@@ -38,9 +40,14 @@ def served(settings: RolloutSettings) -> Iterator[httpx.Client]:
 def page(browser: Browser, served: httpx.Client, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A page on the service. Whatever runs that should not, fails the test; a screenshot of its end is kept."""
     faults: list[str] = []
+
+    def refuse(dialog: Dialog) -> None:
+        faults.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
     page = browser.new_page(base_url=str(served.base_url), viewport={"width": 1280, "height": 900})
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("dialog", refuse)
     page.set_default_timeout(20_000)
     yield page
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -50,11 +57,10 @@ def page(browser: Browser, served: httpx.Client, request: pytest.FixtureRequest)
 
 
 @pytest.fixture
-def wait(served: httpx.Client) -> Callable[..., dict]:
+def wait(served: httpx.Client) -> Callable[..., dict[str, Any]]:
     """Wait until a job's status holds; the status."""
-    import time
 
-    def until(job: str, holds: Callable[[dict], bool], deadline_s: float = 60) -> dict:
+    def until(job: str, holds: Callable[[dict[str, Any]], bool], deadline_s: float = 60) -> dict[str, Any]:
         end = time.monotonic() + deadline_s
         while time.monotonic() < end:
             status = served.get(f"/v1/jobs/{job}").raise_for_status().json()
