@@ -20,6 +20,7 @@ from rich.table import Column, Table
 
 from cli.client import JobClient
 from cli.demo import HealthPrinter, run_demo
+from cli.job_file import write_job_file
 from cli.local_stack import StackState, read_state, run_stack
 from cli.model import ensure_model
 from cli.process import Health, ServiceFailed, tail
@@ -146,6 +147,13 @@ def submit(
     print(job, flush=True)
     if watch_it:
         watch(job, url)
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("job.yaml")) -> None:
+    """Write a commented job file to begin with. Example: drift init my-job.yaml"""
+    write_job_file(path)
+    out.print(f"{path} is written: name your questions in it, then `drift submit {path}`.", highlight=False)
 
 
 @app.command("jobs")
