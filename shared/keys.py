@@ -2,6 +2,8 @@
 
 JOBS = "drift:jobs"
 """Sorted set of job ids by time of submission, seconds."""
+UNFINISHED = "drift:jobs:unfinished"
+"""The same, of the jobs that are not over."""
 IDEMPOTENCY = "drift:idempotency"
 """Hash: idempotency key -> job id."""
 CONDUCTOR = "drift:conductor"

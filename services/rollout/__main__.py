@@ -1,5 +1,6 @@
 """`python -m services.rollout`: serve on DRIFT_ROLLOUT_HOST:DRIFT_ROLLOUT_PORT."""
 
+import gc
 import sys
 
 import uvicorn
@@ -17,8 +18,10 @@ def main() -> None:
         check_exposure(settings.rollout_host, "DRIFT_ROLLOUT_HOST", settings)
     except SettingsError as error:
         sys.exit(str(error))
+    app = create_app(settings)
+    gc.freeze()  # The modules' objects are never garbage: a full collection is spared from looking through them.
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.rollout_host,
         port=settings.rollout_port,
         log_level="warning",

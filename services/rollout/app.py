@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Annotated
 
+import httpx
 from fastapi import FastAPI, Header, Path, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from httpx_aiohttp import AiohttpTransport
@@ -16,7 +17,7 @@ from redis.exceptions import RedisError
 from services.rollout.conductor import Conductor
 from services.rollout.dashboard import OPEN_PATHS, add_dashboard
 from services.rollout.engines.policy import Policies
-from services.rollout.engines.pool import Engines
+from services.rollout.engines.pool import KEEP_ALIVE_S, Engines
 from services.rollout.events import check_event_id, follow
 from services.rollout.grader import Grader
 from services.rollout.history import History
@@ -83,7 +84,8 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     jobs = Jobs(redis)
     engines = Engines(settings, registry)
     key = settings.api_keys[0].get_secret_value() if settings.api_keys else None
-    verifier = VerifierClient(settings.verifier_url, key, attempts=VERIFIER_ATTEMPTS, transport=AiohttpTransport())
+    transport = AiohttpTransport(limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_S))
+    verifier = VerifierClient(settings.verifier_url, key, attempts=VERIFIER_ATTEMPTS, transport=transport)
     policies = Policies(redis, engines)
     worker = Worker(redis, jobs, engines, Grader(verifier.verify), settings.high_water)
     steps = Steps(redis, jobs, engines, policies, settings)

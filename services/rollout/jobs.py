@@ -67,9 +67,10 @@ class Jobs:
             await self._redis.hset(keys.IDEMPOTENCY, idempotency_key, job)
         status = JobStatus(id=job, name=spec.name, state=State.QUEUED, created=now)
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.set(keys.spec(job), spec.model_dump_json())
-            pipe.set(keys.status(job), status.model_dump_json())
+            pipe.zadd(keys.UNFINISHED, {job: now})
             pipe.zadd(keys.JOBS, {job: now})
+            pipe.set(keys.spec(job), spec.model_dump_json())
+            pipe.set(keys.status(job), status.model_dump_json())  # with it the job exists
             await pipe.execute()
         return status
 
@@ -92,8 +93,10 @@ class Jobs:
         return await self._read(await self._redis.zrevrange(keys.JOBS, 0, limit - 1))
 
     async def unfinished(self) -> list[JobStatus]:
-        """The oldest first."""
-        statuses = await self._read(await self._redis.zrange(keys.JOBS, 0, -1))
+        """The oldest first; what has ended since the last call is taken off the list."""
+        statuses = await self._read(await self._redis.zrange(keys.UNFINISHED, 0, -1))
+        if over := [status.id for status in statuses if status.state.final]:
+            await self._redis.zrem(keys.UNFINISHED, *over)
         return [status for status in statuses if not status.state.final]
 
     async def _read(self, jobs: Iterable[object]) -> list[JobStatus]:
@@ -105,7 +108,9 @@ class Jobs:
         """Replace the status; raises `StaleConductor` when a later conductor has written it."""
         job = status.id
         names = [keys.fence(job), keys.status(job), keys.events(job)]
-        if not await self._advance(keys=names, args=[token, status.model_dump_json(), MAX_EVENTS]):
+        # Two thousand events, each with the losses of all steps so far, would be gigabytes.
+        event = status.model_dump_json(exclude={"trainings": {"__all__": {"losses"}}})
+        if not await self._advance(keys=names, args=[token, status.model_dump_json(), event, MAX_EVENTS]):
             raise StaleConductor(f"Job {job} has another conductor.")
         return status
 

@@ -26,6 +26,8 @@ class Ticket:
     id: str
     group: int
     problem: Problem
+    again: bool
+    """Leased before: some of its trajectories may be published."""
 
 
 class Tickets:
@@ -35,6 +37,7 @@ class Tickets:
         self._redis = redis
         self._stream = keys.tickets(part.job, part.name)
         self._made = keys.tickets_made(part.job, part.name)
+        self._reclaimed_to = "0-0"
 
     async def prepare(self) -> None:
         """Create the stream and its consumer group."""
@@ -45,8 +48,12 @@ class Tickets:
         return int(await self._redis.get(self._made) or 0)
 
     async def waiting(self) -> int:
-        """Tickets not yet played, leased ones included."""
-        return await self._redis.xlen(self._stream)
+        """Tickets that nobody has leased yet."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xlen(self._stream)
+            pipe.xpending(self._stream, keys.ROLLOUT_GROUP)
+            length, leased = await pipe.execute()
+        return length - leased["pending"]
 
     async def write(self, first_group: int, problems: Sequence[Problem]) -> None:
         """Write the tickets of consecutive groups and move the counter, as one."""
@@ -61,14 +68,19 @@ class Tickets:
         answer = await self._redis.xreadgroup(
             keys.ROLLOUT_GROUP, worker, {self._stream: ">"}, count=count, block=block_ms
         )
-        return [_read(id, fields) for _, entries in cast(Answer, answer or []) for id, fields in entries]
+        return [_read(id, fields, again=False) for _, entries in cast(Answer, answer or []) for id, fields in entries]
 
     async def reclaim(self, worker: str, count: int) -> list[Ticket]:
-        """Up to `count` tickets whose workers are dead."""
-        _, entries, *_ = await self._redis.xautoclaim(
-            self._stream, keys.ROLLOUT_GROUP, worker, min_idle_time=LEASE_MS, count=count
+        """Up to `count` tickets whose workers are dead; each call looks on from where the last one stopped."""
+        self._reclaimed_to, entries, *_ = await self._redis.xautoclaim(
+            self._stream,
+            keys.ROLLOUT_GROUP,
+            worker,
+            min_idle_time=LEASE_MS,
+            start_id=self._reclaimed_to,
+            count=count,
         )
-        return [_read(id, fields) for id, fields in entries if fields]
+        return [_read(id, fields, again=True) for id, fields in entries if fields]
 
     async def renew(self, worker: str, tickets: Sequence[str]) -> None:
         """Keep the leases of tickets being played."""
@@ -90,5 +102,5 @@ class Tickets:
             await pipe.execute()
 
 
-def _read(id: str, fields: dict[str, str]) -> Ticket:
-    return Ticket(id, int(fields["group"]), Problem.model_validate_json(fields["problem"]))
+def _read(id: str, fields: dict[str, str], *, again: bool) -> Ticket:
+    return Ticket(id, int(fields["group"]), Problem.model_validate_json(fields["problem"]), again)

@@ -1,7 +1,8 @@
 """Keeps the engines full: leases groups of the active part and plays their episodes, without any barrier.
 
 A new group begins as soon as there is a free place, never because another has ended. Beyond the high-water
-mark of the stream no new group begins; those that have begun always finish.
+mark of the stream no new group begins; those that have begun always finish, a dead worker's too, since only
+complete groups leave the stream.
 """
 
 import asyncio
@@ -31,6 +32,8 @@ from shared.telemetry import get_logger
 from shared.trajectory import Trajectory
 
 POLL_S = 0.25
+RECLAIM_S = 1.0
+"""Time between two looks for the tickets of dead workers."""
 log = get_logger(__name__)
 
 
@@ -86,25 +89,39 @@ class Worker:
         )
         await desk.tickets.prepare()
         self._engines.want(part.weights)
+        clock = asyncio.get_running_loop().time
         keeper = asyncio.create_task(self._keep_leases(desk.tickets))
+        looked = reclaimed = float("-inf")
         try:
-            while await self._jobs.active() == part:
+            while True:
+                if clock() - looked > POLL_S:
+                    if await self._jobs.active() != part:
+                        return
+                    looked = clock()
+                if clock() - reclaimed > RECLAIM_S and (room := self._room(part)):
+                    self._begin(desk, await desk.tickets.reclaim(self.name, room))
+                    reclaimed = clock()
                 await self._fill(desk)
         finally:
             keeper.cancel()
             await self._stop(desk.tickets)
 
+    def _room(self, part: Part) -> int:
+        """Groups that may begin."""
+        return max(0, -(-(self._engines.capacity - self._in_flight) // part.group_size))
+
     async def _fill(self, desk: _Desk) -> None:
         """Begin groups while there is room, else wait for room."""
-        room = self._engines.capacity - self._in_flight
-        if room <= 0 or await desk.stream.backlog() >= self._high_water:
+        room = self._room(desk.part)
+        if not room or await desk.stream.backlog() >= self._high_water:
             self._freed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._freed.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._freed.wait()
             return
-        wanted = -(-room // desk.part.group_size)
-        leased = await desk.tickets.reclaim(self.name, wanted)
-        leased = leased or await desk.tickets.lease(self.name, wanted, block_ms=int(POLL_S * 1000))
+        self._begin(desk, await desk.tickets.lease(self.name, room, block_ms=int(POLL_S * 1000)))
+
+    def _begin(self, desk: _Desk, leased: Sequence[Ticket]) -> None:
         for ticket in leased:
             if ticket.id not in self._playing:
                 self._in_flight += desk.part.group_size
@@ -132,7 +149,7 @@ class Worker:
             return answer
 
         bit = ticket.group * group_size + k
-        if await self._redis.getbit(keys.done(part.job, part.name), bit):
+        if ticket.again and await self._redis.getbit(keys.done(part.job, part.name), bit):
             return
         protocol = desk.spec.protocol
         episode = await run_episode(

@@ -18,6 +18,8 @@ from services.rollout.prompts import Message
 from services.rollout.settings import RolloutSettings
 
 RETRY_PAUSE_S = 0.5
+KEEP_ALIVE_S = 2.0
+"""Below the 5 s of uvicorn, which vLLM serves with: a connection must not be used as the engine closes it."""
 
 
 class Engines:
@@ -27,7 +29,7 @@ class Engines:
         limit = settings.engine_concurrency * len(settings.engine_urls)
         # httpx's own transport looks through all connections at every request: 3 ms each with 64 of them.
         self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(limits=httpx.Limits(max_connections=limit + 16)),
+            transport=AiohttpTransport(limits=httpx.Limits(max_connections=limit + 16, keepalive_expiry=KEEP_ALIVE_S)),
             timeout=httpx.Timeout(settings.engine_deadline_s, connect=10.0),
         )
         self.members = [Engine(url, self._client) for url in settings.engine_urls]
