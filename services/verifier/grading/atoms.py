@@ -55,6 +55,8 @@ class Atoms(Reader):
             return self._function(FUNCTIONS[name])
         if name in CONSTANTS:
             return Sym(CONSTANTS[name])
+        if name in ("Matrix", "array") and self._is("("):
+            return self._factor()
         if name in GREEK or name in MAGNITUDES:
             return Sym(name)
         if len(name) == 1:

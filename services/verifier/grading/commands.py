@@ -65,6 +65,8 @@ class Commands(Atoms):
                 return self._factor()
             case "partial":
                 return Sym("@partial")
+            case "angle" | "triangle" | "measuredangle" if self._now.kind in ("name", "command", "sign"):
+                return self._factor()
             case (
                 "nabla"
                 | "complement"

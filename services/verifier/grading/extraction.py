@@ -9,12 +9,21 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
+from services.verifier.grading.words import is_known_phrase
+
 MAX_REGION = 16_000
 """Most characters, from the end, in which an answer is looked for."""
 
 BOX = re.compile(
     r"(?:\\boxed|\\fbox|\\framebox|\x08oxed|(?<![A-Za-z\\])boxed)\s*(?=\{)|(?:\\boxed|\x08oxed)\s+(?=[^\s{])"
 )
+END_OF_TURN = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|return|user|EOT|im_start)\|>|</s>|<eos>|<pad>|\[PAD\]|<end_of_turn>"
+    r"|<｜end▁of▁sentence｜>"
+)
+"""Special tokens that end a response; nothing behind them is the model's answer."""
+NEXT_QUESTION = re.compile(r"(?<=\n)\n(?:Question|Problem|Q) ?\d{0,4} ?:")
+"""A model that runs on invents the next question."""
 ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 SLOT = (
     r"(?:(?:put|write|insert|your|the|a|final|numeric(?:al)?|letter|option|correct"
@@ -27,31 +36,57 @@ PLACEHOLDER = re.compile(
     rf"[\[(<{{]\s*{SLOT}\s*[\])>}}]\.?|(?:your|insert|put)\s+{SLOT}|\.\.\.|…|\[\s*\]", re.IGNORECASE
 )
 MARKER = re.compile(
-    r"[aA]nswers?|ANSWERS?|[sS]olution is|[rR]esult is|[fF]inal [rR]esult|####|答案|[rR]éponse"
-    r"|[rR]espuesta|[aA]ntwort|[оО]твет|[rR]isposta|[rR]esposta|正解|答え|정답"
+    r"[aA]nswers?|ANSWERS?|Ans(?=[.:])|[sS]olution is|[rR]esult is|[fF]inal [rR]esult|####|答案|[rR]éponse"
+    r"|[rR]espuesta|[aA]ntwort|[оО]твет|[rR]isposta|[rR]esposta|[jJ]awaban|[cC]evap|Đáp án|đáp án|Odpowied[źz]|Antwoord"
+    r"|正解|答え|정답|الإجابة|الجواب|उत्तर"
 )
 """Starts with few letters and looks at nothing else, so that the scan skips; `_is_whole` looks around."""
 AFTER_MARKER = re.compile(
-    r"[\s*_`\"'’]*(?:\([a-z][^()\n]{2,40}\)[\s*_`]*(?=[:：=]|is\b))?"
+    r"[\s.*_`\"'’]*(?:\([a-z][^()\n]{2,40}\)[\s*_`]*(?=[:：=]|is\b))?(?:\s*to\s+(?:question|problem)\s+\d+)?"
     r"(?:(?:to|for|of|in|with|that|which|we|you|i|the|this|these|above|given|your|our|my|original|question|problem|equation|expression"
     r"|final|value|correct|therefore|thus|hence|so|then|now|here|only|obtained|found|required|sought|must|should|would|will|could|can|may)\b"
     r"[\s,]*){0,12}"
-    r"(?:(?:(?:is|are|was|be|becomes?|equals?|est|es|ist|lautet|è|é)\b|是|为|為|は|：|:|=|-+>|→|-(?=\s))[\s*_`]*){0,4}"
+    r"(?:(?:(?:is|are|was|be|becomes?|equals?|est|es|ist|lautet|è|é)\b|是|为|為|は|은|는|：|:|=|-+>|[→➜⇒➔]|-(?=\s))[\s*_`]*){0,4}"
     r"(?:(?:therefore|thus|hence|given\s+by|equal\s+to|simply|just|exactly|approximately|about|around|roughly|nearly|option|the)\b[\s:]*)*",
     re.IGNORECASE,
 )
 MATH_OPEN = re.compile(r"\\\[|\\\(|(?<!\\)\$\$|(?<![\\$])\$(?!\$)|\\begin\{(?:equation|align|gather|displaymath)\*?\}")
 MATH_CLOSE = {"\\[": "\\]", "\\(": "\\)", "$$": "$$", "$": "$"}
 NUMBER = re.compile(
-    r"(?<![\w.\\])[-−+]?(?:[$€£¥₹]\s?|\\\$\s?)?(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
+    r"(?<![\w.\\^_])(?:(?<=[=:]\s)[-−]\s|[-−+])?(?:[$€£¥₹]\s?|\\\$\s?)?(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
     r"(?:[eE][-+]?\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?(?:\s*(?:\\?%|percent(?:age)?\b|pct\b))?"
 )
 CJK_NUMBER = re.compile(r"(?<![\d.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?")
 SENTENCE_END = re.compile(
-    r"(?<=[^\d\s.])\.(?=\s|$)|(?<=\d)\.(?=\s|$)|[。！；]|\n\s*\n|\n(?=\S)|(?<=\w)[!?](?=\s|$)|\s(?=I hope\b)"
+    r"(?<=[^\d\s.])(?<!\bRs)(?<!\bsq)(?<!\bcu)(?<!\bNo)(?<!approx)\.(?=\s|$)"
+    r"|(?<=\d)\.(?=\s|$)|[。．！；]|\n\s*\n|\n(?=\S)|(?<=[A-Za-z])[!?](?=\s|$)|\s(?=I hope\b)"
 )
+EMPHASIS = re.compile(r"(?<![\w)\]}])\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,;:!?]|$)")
+QUALIFIER = re.compile(r"^(?:approximately|about|around|roughly|nearly|exactly|simply|just)\s+", re.IGNORECASE)
+NOT_BUT = re.compile(r"^not\s.{1,60}?\bbut\s+(?:rather\s+)?", re.IGNORECASE)
+REASON = re.compile(
+    r"\s*(?:[,;(–—]\s*(?:not|which|instead|rather\s+than|that\s+is|so\s+that|as\s+(?:we|it|the|there|required|expected))"
+    r"|[,;(–—]?\s*\b(?:because|since))\b.*$",
+    re.IGNORECASE | re.DOTALL,
+)
+"""The reason or contrast that follows an answer: `42, since 3x = 126`, `42 (not 43)`."""
+REMARK = re.compile(
+    r"\s*\((?:approx|about|roughly|or\b|i\.e|rounded|≈|to\s+the\s+nearest|nearest|correct\s+to|in\s+simplest)[^()]*\)\s*\.?$",
+    re.IGNORECASE,
+)
+SUBJECT = re.compile(
+    r"(?!.*\b(?:and|or|other|both|if|when|where|not)\b)[A-Za-z0-9][A-Za-z0-9 ,'*’-]{0,80}?\s(?:is|are|equals?)\s+"
+    r"(?:approximately\s+|about\s+|exactly\s+)?(?=[-+−]?[\d$\\(\[{√π.])"
+)
+"""What an answer is said of: `total is 42`."""
+LISTED = re.compile(r"\s*(?:,|;|,?\s*(?:and|or))\s*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?")
+ENUMERATED = re.compile(
+    r"(?:\b(?:are|be|values?|roots?|solutions?|either|include|numbers?)(?:\s+(?:of|for)\s+\w)?|[A-Za-z]\s*=|:)\s*$"
+)
+"""What introduces a list of numbers: `the roots are 2 and 3`."""
 GLUE = re.compile(
     r"[\s$,;.]*(?:\\(?:text|mbox|mathrm|quad|qquad|,|;|\(|\)|\[|\])\s*)*[{]?\s*(?:and|or|,|;|&)?\s*[}]?[\s$,;~]*(?:\\(?:quad|qquad|,|;|\(|\)|\[|\])[\s$]*)*"
+    r"(?:[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=\s*)?"
 )
 APPROXIMATE = re.compile(
     r"[\s$]*(?:\\[()\[\]][\s$]*)*(?:\\approx|\\simeq|\\sim|≈|~|(?:or|which\s+is|i\.e\.)?\s*(?:about|approximately|roughly))[\s$:]*(?:\\[()\[\]][\s$]*)*",
@@ -62,17 +97,30 @@ APPROXIMATE = re.compile(
 def answer_region(response: str) -> str:
     """What follows the last `</think>`, then the inside of the last `<answer>`; the whole text where neither stands."""
     end = response.rfind("</think>")
-    text = response[end + 8 :] if end >= 0 else response.removeprefix("<think>")
-    start = text.rfind("<answer>")
+    text = own_words(response[end + 8 :] if end >= 0 else response.removeprefix("<think>"))
+    folded = text if "nswer>" not in text or "<answer>" in text else text.replace("<Answer>", "<answer>")
+    start = folded.rfind("<answer>")
     while start >= 0:
-        close = text.find("</answer>", start)
+        close = folded.lower().find("</answer>", start)
         inside = text[start + 8 : close if close >= 0 else len(text)].strip()
         if inside and not is_placeholder(inside):
             return tail(inside)
-        start = text.rfind("<answer>", 0, start)
+        start = folded.rfind("<answer>", 0, start)
         if start < 0:
             return ""
     return tail(text.strip())
+
+
+def own_words(text: str) -> str:
+    """The response without what stands behind its end: special tokens, a next question that the model invents."""
+    if "<" in text or "[PAD]" in text:
+        text = text.lstrip()
+        while mark := END_OF_TURN.match(text):
+            text = text[mark.end() :].lstrip()
+        end = END_OF_TURN.search(text)
+        text = text[: end.start()] if end else text
+    invented = NEXT_QUESTION.search(text, 1) if ":" in text else None
+    return text[: invented.start()] if invented else text
 
 
 def tail(text: str) -> str:
@@ -239,16 +287,19 @@ def _join_spans(text: str, spans: list[tuple[int, int, str]], end: int, first: s
 
 def clean_clause(clause: str) -> str:
     """A clause without emphasis, quotes, approximations' words and final punctuation."""
-    clause = clause.strip().strip('*_`"“”').strip()
-    clause = re.sub(
-        r"^(?:approximately|about|around|roughly|nearly|exactly|simply|just)\s+", "", clause, flags=re.IGNORECASE
-    )
-    return clause.rstrip(' .,;:!*_`"“”。，；').strip()
+    clause = EMPHASIS.sub("", clause.strip().strip('*_`"“”').strip())
+    clause = NOT_BUT.sub("", QUALIFIER.sub("", clause))
+    for pattern in (REASON, REMARK):
+        clause = pattern.sub("", clause) or clause
+    subject = SUBJECT.match(clause)
+    clause = clause[subject.end() :] if subject else clause
+    goes_on = clause.endswith("...")
+    return clause.rstrip(' .,;:!*_`"“”。，；').strip() + ("..." if goes_on else "")
 
 
 def last_formula(text: str) -> tuple[int, str] | None:
     """The last formula and where it starts; neighbours joined by a comma or `and` make one list."""
-    spans = math_spans(text)
+    spans = [span for span in math_spans(text) if span[2][0] not in "^_"]
     if not spans:
         return None
     index = len(spans) - 1
@@ -262,8 +313,18 @@ def last_formula(text: str) -> tuple[int, str] | None:
 def last_number(text: str) -> tuple[int, str] | None:
     """The last number of a prose text and where it starts, with its sign, currency, percent sign and denominator."""
     found = list(NUMBER.finditer(text)) or list(CJK_NUMBER.finditer(text))
-    last = found[-1] if found else None
-    return (last.start(), last[0].strip()) if last else None
+    if not found:
+        return None
+    start, last = found[-1].start(), found[-1][0].strip()
+    items = [last]
+    for before, after in pairwise(reversed(found[-MAX_CHAIN:])):
+        if not LISTED.fullmatch(text[after.end() : before.start()]):
+            break
+        items.append(after[0].strip())
+        start = after.start()
+    if len(items) > 1 and ENUMERATED.search(text[max(0, start - 40) : start]):
+        return start, ", ".join(reversed(items))
+    return found[-1].start(), last
 
 
 AMOUNT = re.compile(
@@ -273,14 +334,16 @@ AMOUNT = re.compile(
 )
 FORMULA = re.compile(r"[\\^_+*/=<>|!]")
 OPENING = re.compile(r"\s*(?:[(\[{]|\\[{(\[])")
+LEADING_TRUTH = re.compile(r"(?:yes|no|true|false)\b(?=[.,:;!])", re.IGNORECASE)
 TRUTH = re.compile(r"\b(?:true|false|yes|no|correct|incorrect)\b", re.IGNORECASE)
 PROSE = re.compile(
     r"[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{3,}"
 )
 
 
-def extract_math(response: str) -> str | None:
-    """The answer as written in the response, or None where there is none."""
+def extract_math(response: str, in_words: bool = False) -> str | None:
+    """The answer as written in the response, or None where there is none; a gold answer `in_words` is looked for in the
+    last sentence, or a `yes` or `no` in the first, before any number."""
     text = answer_region(response)
     if not text or is_placeholder(text):
         return None
@@ -290,6 +353,8 @@ def extract_math(response: str) -> str | None:
     marked = marked_answer(text)
     if marked is not None:
         return marked
+    if is_known_phrase(text):
+        return text
     if (
         len(text) < 300
         and not PROSE.search(re.sub(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}|\\[A-Za-z]+", "", text))
@@ -298,16 +363,27 @@ def extract_math(response: str) -> str | None:
         spans = math_spans(text)
         if not spans or (spans[0][0] == 0 and spans[-1][1] >= len(text.rstrip("."))):
             return text
+    truth = _stated_truth(text)
+    if truth is not None:
+        return truth
+    if in_words:
+        leading = LEADING_TRUTH.match(text)
+        return leading[0] if leading else _last_sentence(text)
     formula, number = last_formula(text), last_number(text)
     if formula and (number is None or number[0] < formula[0] + len(formula[1]) + 2):
         return formula[1]
-    return number[1] if number else _stated_truth(text)
+    return number[1] if number else None
 
 
 def _stated_truth(text: str) -> str | None:
-    """A short last sentence that says yes or no."""
-    sentence = clean_clause([part for part in SENTENCE_END.split(text) if part.strip()][-1])
-    return sentence if len(sentence) < 120 and TRUTH.search(sentence) else None
+    """A short last sentence without numbers that says yes or no."""
+    sentence = _last_sentence(text) or ""
+    return sentence if len(sentence) < 120 and TRUTH.search(sentence) and not re.search(r"[\d\\$]", sentence) else None
+
+
+def _last_sentence(text: str) -> str | None:
+    sentences = [part for part in SENTENCE_END.split(text[-1_000:]) if part and part.strip()]
+    return (clean_clause(sentences[-1]) or None) if sentences else None
 
 
 def lone_number(text: str) -> str | None:

@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from services.verifier.grading.cost import MAX_LENGTH
+from services.verifier.grading.number_words import in_digits
 from services.verifier.grading.numerals import parse_number
 
 UNICODE = str.maketrans(
@@ -28,6 +29,24 @@ UNICODE = str.maketrans(
         "π": r"\pi ",
         "∞": r"\infty ",
         "√": r"\sqrt ",
+        "∛": r"\sqrt[3] ",
+        "∜": r"\sqrt[4] ",
+        "¢": r"\cent ",
+        "．": ".",
+        "ν": r"\nu ",
+        "ξ": r"\xi ",
+        "η": r"\eta ",
+        "κ": r"\kappa ",
+        "ζ": r"\zeta ",
+        "χ": r"\chi ",
+        "ψ": r"\psi ",
+        "µ": r"\mu ",
+        "Γ": r"\Gamma ",
+        "Λ": r"\Lambda ",
+        "Φ": r"\Phi ",
+        "Ψ": r"\Psi ",
+        "Σ": r"\Sigma ",
+        "Π": r"\Pi ",
         "≤": r"\le ",
         "≥": r"\ge ",
         "⩽": r"\le ",
@@ -154,7 +173,19 @@ TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 PLAIN = re.compile(r"[-+]?\d+(?:\.\d+)?")
 ORDINAL_OR_RUPEES = re.compile(r"(?<=\d)(?:st|nd|rd|th)\b|^\s*Rs\.?\s*(?=\d)")
 GROUPED = re.compile(r"(?<=\d)(?:,?\\[,!;: ]|\{,\}\s*)+(?=\d{3}(?!\d))")
-FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+FRACTION = re.compile(r"\\(?:[dtcsx]|nice|flat)frac(?![A-Za-z])")
+DIGIT_SPACE_DIGIT = re.compile(r"(?<=\d)\s+(?=\d)")
+"""`1 1/2` is not `11/2`."""
+COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
+LABEL = re.compile(r"^\s*(?:\\text\s*\{\s*[^{}]{0,40}[:=]\s*\}|(?:A|Ans|Answer)\s*[:：](?=\s*[\d$\\(-])|[•·▪:>~≈]+\s*)")
+"""What may stand before an answer: `\\text{Answer: }`, a bullet, `about`."""
+FRENCH_INTERVAL = re.compile(r"(?P<open>[\[\]])(?P<ends>[^\[\]()]*[,;][^\[\]()]*)(?P<close>[\[\]])")
+DOMAIN = re.compile(
+    r"(?<=[^\s,(;])\s*[,;(]?\s*(?:\\text\s*\{[^{}]{0,30}\}|where|for|with)?\s*(?:all|any|each|every)?\s*"
+    r"\(?[A-Za-z]\s*(?:\\in\s*\\(?:mathbb|mathbf|Bbb)\s*\{?[ZNRQC]\}?(?:[\^_]\{?[+*]\}?)?"
+    r"|\s(?:is|are)\s+(?:an?|any|all)?\s*(?:arbitrary\s+|positive\s+|non-?negative\s+)?(?:integers?|constants?|real\s+numbers?))\s*\)?$"
+)
+"""What a letter stands for, said behind the answer: `2k\\pi, k \\in \\mathbb{Z}`."""
 SPACE = re.compile(r"\s+")
 WORD = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
 
@@ -173,29 +204,43 @@ def clean(text: str) -> str:
         text = text.replace(r"\$", "\x01")
         text = DELIMITERS.sub(" ", text).replace("\x01", r"\$")
         text = LAYOUT.sub(" ", text)
+        text = COLOR.sub("", text) if "color" in text else text
         text = FRACTION.sub(r"\\frac", text)
     if PLAIN.fullmatch(text):
         return text
+    if (spelled := in_digits(text)) is not None:
+        return spelled
+    if text[:1] in "\\A•·▪:>~≈" and (label := LABEL.match(text)):
+        text = text[label.end() :]
+    if text[:1] == "]" or text[-1:] == "[" or "[ " in text or "\\cup" in text:
+        text = FRENCH_INTERVAL.sub(_usual_interval, text)
     if ORDINAL_OR_RUPEES.search(text):
         text = ORDINAL_OR_RUPEES.sub("", text)
+    if ("\\in" in text or "integer" in text or "constant" in text) and text[:1] != "{" and len(text) < MAX_LENGTH:
+        text = DOMAIN.sub("", text)
     text = text.strip()
     while text and text[-1] in ".,;:" and not text.endswith(("..", r"\,", r"\;", r"\:")):
         text = text[:-1].rstrip()
     return SPACE.sub(" ", text).strip("*`").strip()
 
 
+def _usual_interval(match: re.Match[str]) -> str:
+    """`]0, 1]` as `(0, 1]`."""
+    return ("(" if match["open"] == "]" else "[") + match["ends"] + (")" if match["close"] == "[" else "]")
+
+
 @lru_cache(maxsize=8192)
 def squeeze(text: str) -> str:
     """`clean` text without any white space, one spelling of fractions and of text commands."""
     if "\\" not in text:
-        return "".join(text.split())
+        return "".join((DIGIT_SPACE_DIGIT.sub("_", text) if " " in text else text).split())
     text = re.sub(
         r"\\(?:text|mathrm|mbox|textbf|mathbf|textit|operatorname|textnormal|mathit|mathsf)\*?\s*\{([^{}]*)\}",
         r"\1",
         text,
     )
     text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
-    return re.sub(r"\s+|\\(?=[{}%$])(?![{}])", "", text)
+    return re.sub(r"\s+|\\(?=[{}%$])(?![{}])", "", DIGIT_SPACE_DIGIT.sub("_", text))
 
 
 def normal_form(answer: str) -> str:

@@ -18,6 +18,12 @@ NUMERAL = re.compile(
     r"(?:[eE](?P<exp>[-+]?\d{1,4})|\s*(?:\\times|\\cdot|\*|x|X)\s*10\s*(?:\^|\*\*)\s*[{(]?\s*(?P<ten>[-+]?\s*\d{1,4})\s*[)}]?)?"
     r"(?P<percent>\s*(?:\\?%|(?:\\text\s*\{\s*)?(?:percent(?:age)?|pct)\b\s*\}?))?"
 )
+GROUPED = re.compile(
+    r"(?P<sign>[-+]?)(?:\\?[$€£¥₹]\s?)?(?:(?P<swiss>\d{1,3}(?:'\d{3})+)|(?P<python>\d{1,3}(?:_\d{3})+)"
+    r"|(?P<indian>\d{1,2}(?:,\d{2})*,\d{3})|(?P<dots>\d{1,3}(?:\.\d{3}){2,})(?:,(?P<tail>\d+))?"
+    r"|(?P<dot>\d{1,3}(?:\.\d{3})+),(?P<rest>\d+)|(?P<space>\d{1,3}(?: \d{3})+),(?P<end>\d+))(?P<point>\.\d+)?"
+)
+"""Digit grouping of other countries: `1'234'567`, `1_234`, `12,34,567`, `1.234.567,89`, `1 234,5`."""
 FRACTION = re.compile(
     r"(?P<sign>[-+]?)\s*(?:\\frac\s*\{\s*(?P<n1>[-+]?\d+)\s*\}\s*\{\s*(?P<d1>[-+]?\d+)\s*\}|\\frac\s*(?P<n2>\d)\s*(?P<d2>\d)|(?P<n3>\d+)\s*/\s*(?P<d3>-?\d+)"
     r"|\(\s*(?P<n4>[-+]?\d+)\s*\)\s*/\s*\(?\s*(?P<d4>[-+]?\d+)\s*\)?)"
@@ -46,6 +52,9 @@ def parse_number(text: str) -> Number | None:
     match = NUMERAL.fullmatch(text)
     if match and (match["int"] or match["dec"]):
         return _numeral(match)
+    match = GROUPED.fullmatch(text)
+    if match:
+        return _grouped(match)
     match = FRACTION.fullmatch(text)
     if match:
         top, bottom = (
@@ -74,6 +83,16 @@ def _numeral(match: re.Match[str]) -> Number | None:
     percent = match["percent"] is not None
     digits = len(decimals) - exponent if match["dec"] is not None or exponent < 0 else None
     return Number(value / 100 if percent else value, digits + 2 if percent and digits is not None else digits, percent)
+
+
+def _grouped(match: re.Match[str]) -> Number | None:
+    european = match["dots"] or match["dot"] or match["space"]
+    if european and match["point"]:
+        return None
+    whole = re.sub(r"\D", "", european or match["swiss"] or match["python"] or match["indian"])
+    decimals = match["tail"] or match["rest"] or match["end"] or (match["point"] or "")[1:]
+    value = Fraction(int(whole + decimals)) / Fraction(10) ** len(decimals)
+    return Number(_signed(match["sign"], value), len(decimals) if decimals else None)
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:

@@ -71,10 +71,19 @@ class Parser(Commands):
 
     def _ratio(self) -> Node:
         parts = [self._union()]
-        while self._is(":") and self._at > 0:
+        while (self._is(":") and self._at > 0 and not self._bars) or self._is_between_numbers("to"):
             self._at += 1
             parts.append(self._union())
         return Op("ratio", tuple(parts)) if len(parts) > 1 else parts[0]
+
+    def _is_between_numbers(self, word: str) -> bool:
+        return (
+            self._now.text == word
+            and self._now.kind == "name"
+            and self._at > 0
+            and self._tokens[self._at - 1].kind == "number"
+            and self._peek().kind == "number"
+        )
 
     def _union(self) -> Node:
         node = self._sum()
@@ -107,6 +116,9 @@ class Parser(Commands):
     def _term(self) -> Node:
         if self._accept("-"):
             return Op("neg", (self._term(),))
+        if self._is("+") and self._peek().text == "-" and self._at == 0:
+            self._at += 2
+            return Op("pm", (self._term(),))
         if self._accept("+"):
             return self._term()
         if self._is(r"\pm", r"\mp"):
@@ -138,7 +150,13 @@ class Parser(Commands):
                     raise Unparsed
                 right = self._factor()
                 if isinstance(right, Num) and not spaced and isinstance(node, Sym | Text):
-                    raise Unparsed
+                    if isinstance(node, Text) and not any(map(str.isalnum, node.words)):
+                        node = Op("mul", (node, right))
+                        continue
+                    if not isinstance(node, Sym) or right.digits is not None or len(node.name) > 1:
+                        raise Unparsed
+                    node = Sym(f"{node.name}_{right.value}")
+                    continue
                 node = Op("mul", (node, right))
             else:
                 return node
@@ -195,6 +213,7 @@ class Parser(Commands):
             return (
                 token.text.lower() not in SEPARATORS
                 and not (token.text == "in" and not self._bars)
+                and not self._is_between_numbers("to")
                 and not (token.text in "Uu" and self._peek().text in ("(", "["))
             )
         if token.kind == "sign":

@@ -10,28 +10,15 @@ from typing import Literal
 from services.verifier.grading.evaluation import Evaluator, Uncountable, is_slope, points
 from services.verifier.grading.numerals import Number, numbers_equal
 from services.verifier.grading.syntax import Group, Node, Num, Op, Sym, Text, walk
+from services.verifier.grading.units import CONSTANT_NAMES, UNITS, conversion, split_unit
 from services.verifier.grading.values import MP, TOLERANCE, Extreme, Undefined, Value, near, to_mp
-from services.verifier.grading.vocabulary import GREEK, MAGNITUDES
-
-CONSTANT_NAMES = frozenset(["pi", "e", "i", "infinity", "nan", "...", *MAGNITUDES])
-
-
-AMOUNT = re.compile(
-    r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|pairs?|plus|minus|times|squared|cubed|January|February|March|April|June|July|August|September|October|November|December|january|february|march|april|june|july|august|september|october|november|december)\b"
-)
-
-
-UNITS = frozenset(
-    "mm cm dm m km in ft yd mi mg g kg lb oz s sec ms min h hr hrs ml mL L l J kJ N kN W kW MW V kV A mA"
-    " K C F Hz kHz MHz GHz Pa kPa MPa GPa mol mmol eV keV MeV GeV mph kmh"
-    " rad deg sr cc ha bar atm cal kcal nm um T Wb ohm dB rpm bps kbps Mbps Gbps ns us ly pc AU USD EUR cents".split()
-)
-
 
 CALCULUS = ("integral:", "limit:", "derivative", "series:")
 """Operators that computer algebra may have to work out; a sum between two numbers is written out instead."""
 
 
+CONSTANTS_OF_INTEGRATION = frozenset(["C", "c", "K", "C_1", "c_1", "C_0", "D"])
+PERIOD_LETTERS = frozenset("nkmlNK")
 SLOPE_TOLERANCE = MP.mpf(10) ** -15
 
 
@@ -117,60 +104,25 @@ def literal(node: Node) -> Number | None:
             return None
 
 
-def _unit_like(node: Node) -> bool:
-    match node:
-        case Text(words):
-            return not AMOUNT.search(words)
-        case Sym(name):
-            return name in UNITS or (
-                len(name) > 2
-                and name.isalpha()
-                and name not in GREEK
-                and name not in CONSTANT_NAMES
-                and not AMOUNT.fullmatch(name)
-            )
-        case Op("pow", (base, Num())) | Op("pow", (base, Op("neg", (Num(),)))):
-            return _unit_like(base)
-        case Op("mul" | "div", args):
-            return all(_unit_like(arg) for arg in args)
-        case _:
-            return False
-
-
-def without_unit(node: Node) -> Node:
-    """The number of `5 cm`, `5 m/s`, `64 square feet`, `about 5`; other nodes as they are."""
-    match node:
-        case Op("mul", (amount, unit)) if _unit_like(unit) and not _unit_like(amount):
-            return without_unit(amount)
-        case Op("mul", (word, amount)) if (
-            _unit_like(word) and not _unit_like(amount) and not (isinstance(word, Sym) and len(word.name) < 3)
-        ):
-            return without_unit(amount)
-        case Op("mul", (amount, Op("mul", (Sym(a), Sym(b))))) if a + b in UNITS:
-            return without_unit(amount)
-        case Op("div", (amount, unit)) if _unit_like(unit) and not _unit_like(amount):
-            return without_unit(amount)
-        case Op("neg", (inner,)):
-            stripped = without_unit(inner)
-            return node if stripped is inner else Op("neg", (stripped,))
-        case Op("percent" | "ratio" as name, (*rest, last)):
-            return Op(name, (*rest, without_unit(last)))
-        case _:
-            return node
-
-
 def compare_scalars(gold: Node, answer: Node) -> bool | None:
+    """Whether two expressions without lists and relations are the same; None where computer algebra must tell."""
     if free_names(gold) != free_names(answer) or traits(gold).words or traits(answer).words:
-        bare_gold, bare_answer = without_unit(gold), without_unit(answer)
-        if (bare_gold is not gold or bare_answer is not answer) and _units_agree(gold, bare_gold, answer, bare_answer):
-            gold, answer = bare_gold, bare_answer
+        bare = _without_units(gold, answer)
+        if bare is False:
+            return False
+        gold, answer = bare
+        gold, answer = _same_letters(gold, answer)
     wanted, found = literal(gold), literal(answer)
     if wanted is not None and found is not None:
         return numbers_equal(wanted, found)
+    if not traits(gold).names | traits(answer).names and _in_degrees(gold) != _in_degrees(answer):
+        angle, other = (gold, answer) if _in_degrees(gold) else (answer, gold)
+        if Sym("pi") in walk(other):  # the other is in radians
+            gold, answer = Op("mul", (angle, Op("div", (Sym("pi"), Num(Fraction(180)))))), other
     match gold, answer:
         case (Sym(), Sym()) | (Sym(), Op("mul", _)) | (Op("mul", _), Sym()):
             names = _letters(gold), _letters(answer)
-            if None not in names and len(names[0] or "") > 1 and (names[0] or "").lower() == (names[1] or "").lower():
+            if None not in names and len(names[0] or "") > 2 and (names[0] or "").lower() == (names[1] or "").lower():
                 return True
         case Op(name, (Num(digits),)), Num(plain) if name.startswith("sub:"):
             return digits == plain
@@ -181,16 +133,67 @@ def compare_scalars(gold: Node, answer: Node) -> bool | None:
     return _same_values(gold, answer, wanted, found)
 
 
-def _units_agree(gold: Node, bare_gold: Node, answer: Node, bare_answer: Node) -> bool:
-    """Units that only one side has, or that both spell in words, are left out; two different unit symbols are not."""
-    if bare_gold is gold or bare_answer is answer:
-        return True
-    known = [
-        {part.name for part in walk(node) if isinstance(part, Sym) and part.name in UNITS}
-        | {part.words for part in walk(node) if isinstance(part, Text) and part.words in UNITS}
-        for node in (gold, answer)
-    ]
-    return not (known[0] and known[1] and known[0] != known[1])
+def _in_degrees(node: Node) -> bool:
+    return isinstance(node, Op) and (node.name == "degrees" or (node.name == "neg" and _in_degrees(node.args[0])))
+
+
+def _without_units(gold: Node, answer: Node) -> tuple[Node, Node] | Literal[False]:
+    """The amounts, the answer's in the gold's units; a unit that one side leaves out says nothing, words for different
+    things (`5 apples`, `5 pears`) say nothing either. False where the units measure different things."""
+    (wanted, gold_units), (found, answer_units) = split_unit(gold), split_unit(answer)
+    if not gold_units or not answer_units:
+        return wanted, found
+    factor = conversion(gold_units, answer_units)
+    if factor is None:
+        known = [
+            {unit for unit in units if isinstance(unit, Sym) and unit.name in UNITS}
+            for units in (gold_units, answer_units)
+        ]
+        return (wanted, found) if not (known[0] and known[1] and known[0] != known[1]) else (gold, answer)
+    if not factor:
+        return False
+    return wanted, found if factor == 1 else Op("mul", (found, Num(factor)))
+
+
+def _same_letters(gold: Node, answer: Node) -> tuple[Node, Node]:
+    """Both expressions with one letter for the imaginary unit, the constant of integration, the integer of a period,
+    where each names it in its own way."""
+    only_gold, only_answer = free_names(gold) - free_names(answer), free_names(answer) - free_names(gold)
+    if len(only_answer) == 1 and not only_gold and traits(gold).imaginary and not traits(answer).imaginary:
+        (name,) = only_answer
+        return gold, substitute(answer, name, Sym("i")) if name in ("j", "I") and isinstance(answer, Op) else answer
+    if len(only_gold) != 1 or len(only_answer) != 1:
+        return gold, answer
+    (wanted,), (found,) = only_gold, only_answer
+    constants = wanted in CONSTANTS_OF_INTEGRATION and found in CONSTANTS_OF_INTEGRATION
+    integers = wanted in PERIOD_LETTERS and found in PERIOD_LETTERS and _is_period(gold, wanted)
+    if (constants and _is_summand(gold, wanted)) or integers:
+        return gold, substitute(answer, found, Sym(wanted))
+    return gold, answer
+
+
+def _is_summand(node: Node, name: str) -> bool:
+    return isinstance(node, Op) and node.name == "add" and Sym(name) in node.args
+
+
+def _is_period(node: Node, name: str) -> bool:
+    """Whether a letter counts periods: a summand of pi, or of 360 or 180 degrees, times it."""
+    return (
+        isinstance(node, Op)
+        and node.name in ("add", "mul")
+        and {name, "pi"} <= {part.name for part in walk(node) if isinstance(part, Sym)}
+    )
+
+
+def substitute(node: Node, name: str, value: Node) -> Node:
+    """The node with another node for a variable."""
+    match node:
+        case Sym(found) if found == name:
+            return value
+        case Op(operation, args):
+            return Op(operation, tuple(substitute(arg, name, value) for arg in args))
+        case _:
+            return node
 
 
 def _letters(node: Node) -> str | None:

@@ -1,7 +1,9 @@
 """One shape for answers that say the same in several: membership, signs, labels."""
 
-from services.verifier.grading.scalars import CONSTANT_NAMES
+from collections.abc import Callable
+
 from services.verifier.grading.syntax import Group, Matrix, Node, Op, Relation, Sym, Text, walk
+from services.verifier.grading.units import CONSTANT_NAMES
 
 
 def settled(node: Node) -> Node:
@@ -28,9 +30,49 @@ def settled(node: Node) -> Node:
             return Group("set", tuple(flat))
         case Relation() | Matrix() | Group():
             return node
+        case Op() if any(isinstance(part, Matrix) for part in walk(node)):
+            return as_matrix(node) or node
         case _:
             variants = both_signs(node)
             return Group("bare", tuple(variants)) if len(variants) > 1 else node
+
+
+def as_matrix(node: Node) -> Matrix | None:
+    """The matrix that sums, multiples and transposes of matrices are, its entries not worked out; None for any other
+    node."""
+    match node:
+        case Matrix():
+            return node
+        case Op("neg", (inner,)):
+            return _each(as_matrix(inner), lambda cell: Op("neg", (cell,)))
+        case Op("mul", (scalar, right)) if _is_scalar(scalar):
+            return _each(as_matrix(right), lambda cell: Op("mul", (scalar, cell)))
+        case Op("mul" | "div" as name, (left, scalar)) if _is_scalar(scalar):
+            return _each(as_matrix(left), lambda cell: Op(name, (cell, scalar)))
+        case Op("pow", (inner, Sym("T" | "^T" | "^\\top"))):
+            matrix = as_matrix(inner)
+            return None if matrix is None else Matrix(tuple(zip(*matrix.rows, strict=True)))
+        case Op("add", terms):
+            matrices = [matrix for matrix in map(as_matrix, terms) if matrix is not None]
+            shapes = {(len(matrix.rows), len(matrix.rows[0])) for matrix in matrices}
+            if len(matrices) < len(terms) or len(shapes) != 1:
+                return None
+            return Matrix(
+                tuple(
+                    tuple(Op("add", cells) for cells in zip(*rows, strict=True))
+                    for rows in zip(*(matrix.rows for matrix in matrices), strict=True)
+                )
+            )
+        case _:
+            return None
+
+
+def _is_scalar(node: Node) -> bool:
+    return not any(isinstance(part, Matrix | Group) for part in walk(node))
+
+
+def _each(matrix: Matrix | None, change: Callable[[Node], Node]) -> Matrix | None:
+    return None if matrix is None else Matrix(tuple(tuple(map(change, row)) for row in matrix.rows))
 
 
 def _inherit_label(items: list[Node]) -> list[Node]:

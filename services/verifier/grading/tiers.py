@@ -18,7 +18,7 @@ from services.verifier.grading.numerals import numbers_equal, parse_number
 from services.verifier.grading.parser import parse
 from services.verifier.grading.scalars import free_names
 from services.verifier.grading.syntax import Node, Unparsed
-from services.verifier.grading.words import compare_words
+from services.verifier.grading.words import compare_words, is_words, named
 from shared.grading import Kind, Method, Verdict, VerifyItem
 
 MAX_REMEMBERED = 8_000
@@ -77,7 +77,9 @@ def _read(
             return Extracted(region, region and string_form(region))
         case "math":
             whole = response.strip()
-            answer = next((gold for gold in golds if gold.strip() == whole), None) or extract_math(response)
+            answer = next((gold for gold in golds if gold.strip() == whole), None) or extract_math(
+                response, all(map(is_words, golds))
+            )
             return Extracted(answer, None if answer is None else normal_form(answer))
 
 
@@ -176,6 +178,9 @@ def readings(text: str) -> tuple[Node, ...]:
     cannot be parsed."""
     if len(text) > MAX_LENGTH or nesting(text) > MAX_DEPTH:
         return ()
+    name = named(text)
+    if name is not None:
+        return (name,)
     found: list[Node] = []
     for variant, grouping in ((text, True), (text, False), (DECIMAL_COMMA.sub(".", text), True)):
         if not (grouping and variant == text) and "," not in text:

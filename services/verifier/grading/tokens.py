@@ -25,6 +25,7 @@ TEXT_COMMANDS = (
 _SCANNER = (
     r"(?P<space>\s+)"
     r"|(?P<repeating>\d*\.\d*(?:\\(?:overline|bar|dot)\s*\{{\d+\}}|\(\d+\)(?=\\ldots|\.\.\.|\s*$)))"
+    r"|(?P<word>[A-Za-z]*[^\W\d_\x00-\x7f][^\W\d_]*|[€£¥₹](?=\s*$)|\\cent(?![A-Za-z])|\\text\s*\{{\s*(?:\\[$€£]|[$€£¢]|cents?)\s*\}})"
     r"|(?P<number>{integer}(?:\.\d+)?(?:[eE][-+]?\d+(?![\dA-Za-z.]))?|\.\d+(?:[eE][-+]?\d+)?)"
     r"|\\(?P<face>" + TEXT_COMMANDS + r")\*?\s*\{{(?P<text>[^{{}}]*)\}}"
     r"|(?P<command>\\[A-Za-z]+|\\[^A-Za-z\s])"
@@ -32,7 +33,11 @@ _SCANNER = (
     r"|(?P<sign>\*\*|<=>|==|<=|>=|!=|<>|=>|->|:=|\.\.\.+|[^\s])"
 )
 SCANNERS = {
-    True: re.compile(_SCANNER.format(integer=r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?!\d)|\d+)")),
+    True: re.compile(
+        _SCANNER.format(
+            integer=r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:\.\d{3}){2,}(?![\d.])|\d{1,3}(?: \d{3})+(?!\d)|\d+)"
+        )
+    ),
     False: re.compile(_SCANNER.format(integer=r"\d+")),
 }
 
@@ -48,9 +53,13 @@ def tokenize(text: str, grouping: bool) -> Iterator[Token]:
                 spaced = True
                 continue
             case "number":
-                yield Token("number", re.sub("[, ]", "", match["number"]), spaced)
+                yield Token("number", _plain(match["number"]), spaced)
             case "repeating":
                 yield Token("number", match[0], spaced)
+            case "word" if match[0] not in SEPARATORS:
+                yield Token("text", match[0], spaced)
+            case "word":
+                yield Token("sign", ",", spaced)
             case "text":
                 yield from _text_tokens(match["face"], match["text"], spaced)
             case "command" | "name" | "sign":
@@ -59,6 +68,12 @@ def tokenize(text: str, grouping: bool) -> Iterator[Token]:
                 raise Unparsed
         spaced = False
     yield Token("end", "", spaced)
+
+
+def _plain(numeral: str) -> str:
+    """A numeral without its grouping of digits."""
+    plain = re.sub("[, ]", "", numeral)
+    return plain.replace(".", "") if plain.count(".") > 1 else plain
 
 
 def _text_tokens(face: str, content: str, spaced: bool) -> Iterator[Token]:

@@ -2,6 +2,8 @@
 
 import re
 
+from services.verifier.grading.syntax import Group, Node, Op, Sym
+
 BOOLEANS = {
     "true": True,
     "yes": True,
@@ -18,11 +20,48 @@ LETTERED = re.compile(r"(?:option\s+|choice\s+)?\(?\s*([A-Za-z])\s*\)?\s*[.):]?"
 TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|mathrm|mathbf|mbox|textit|operatorname|textnormal|mathit|mathsf|rm|bf)\*?(?![A-Za-z])"
 )
+COPULA = re.compile(r"\b(?:is|are|be|was|were|it's|as|a|an|the|becomes|remains|has|on)$")
 ARTICLE = re.compile(r"^(?:the|a|an|it is|it's|this is|is|are)\s+")
 WORDS = re.compile(r"(?:[a-z'-]{2,}|a|i)(?:[\s,]+(?:[a-z'-]{2,}|a|i))*")
-BOOLEAN_WORD = re.compile(r"\b(true|false|yes|no|correct|incorrect|right|wrong)\b")
+BOOLEAN_WORD = re.compile(
+    r"(\b(?:not|never|cannot|neither)\b|n't\b)?(?:\s+(?:be|always|necessarily|a|the))*\s*"
+    r"\b(true|false|yes|no|correct|incorrect|right|wrong)\b"
+)
+LEADING_BOOLEAN = re.compile(r"(?:(?:so|thus|therefore|hence)[, ]+)?(yes|no)\b")
+NAMED_SETS = {
+    **dict.fromkeys(
+        ("all real numbers", "all reals", "real numbers", "all real x", "all real values", "set of real numbers"),
+        Sym("R"),
+    ),
+    **dict.fromkeys(
+        (
+            "no solution",
+            "no solutions",
+            "no real solution",
+            "no real solutions",
+            "empty set",
+            "null set",
+            "there is no solution",
+            "there are no solutions",
+            "there are no real solutions",
+        ),
+        Group("set", ()),
+    ),
+    **dict.fromkeys(("infinity", "positive infinity", "inf"), Sym("infinity")),
+    "negative infinity": Op("neg", (Sym("infinity"),)),
+}
+"""Phrases that name a set or a value of the grammar."""
+SAME_PHRASES = (
+    frozenset(["does not exist", "dne", "doesn't exist", "limit does not exist", "do not exist"]),
+    frozenset(["undefined", "not defined", "is undefined"]),
+    frozenset(["n/a", "not applicable"]),
+    frozenset(["infinitely many", "infinitely many solutions", "infinite", "infinite solutions"]),
+    frozenset(["converges", "convergent", "is convergent"]),
+    frozenset(["diverges", "divergent", "is divergent"]),
+)
+LIST_OF_PHRASES = re.compile(r"\s*(?:,\s*and\b|,|;|\band\b)\s*")
+DENIAL = re.compile(r"\b(?:not|never|neither|nor|cannot|no|non)\b|n't\b")
 CLOCK = re.compile(r"(\d{1,2})[:.](\d{2})\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
-NEGATION = re.compile(r"\b(?:not|n't|cannot|never|neither|nor)\b|n't")
 
 
 def phrase(text: str) -> str:
@@ -39,15 +78,20 @@ def is_words(text: str) -> bool:
 
 
 def boolean(text: str) -> bool | None:
-    """The truth value that a text states, by its whole phrase or its only boolean word; None where it states none."""
+    """The truth value that a text states: by its whole phrase, by `yes` or `no` in front, or by words that agree, each
+    turned round where it is denied; None where it states none."""
     words = phrase(text)
     if words in BOOLEANS:
         return BOOLEANS[words]
-    found = {BOOLEANS[word] for word in BOOLEAN_WORD.findall(words)}
-    if len(found) != 1 or len(words) > 200:
+    if len(words) > 200:
         return None
-    value = found.pop()
-    return (not value) if NEGATION.search(words) and len(words) < 60 else value
+    leading = LEADING_BOOLEAN.match(words)
+    if leading:
+        return BOOLEANS[leading[1]]
+    found = {
+        BOOLEANS[match[2]] is not (match[1] is not None) for match in BOOLEAN_WORD.finditer(words) if match[2] != "no"
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def lettered(text: str) -> str | None:
@@ -65,12 +109,28 @@ def leading_letter(text: str) -> str | None:
 
 
 def words_equal(gold: str, answer: str) -> bool:
-    """Whether two phrases say the same words."""
+    """Whether two phrases say the same words, or lists of phrases the same phrases, or a sentence ends in the gold."""
     wanted, found = phrase(gold), phrase(answer)
-    if wanted == found:
+    if wanted == found or any(wanted in same and found in same for same in SAME_PHRASES):
         return True
     singular = [re.sub(r"(?<=\w\w)s\b", "", words) for words in (wanted, found)]
-    return singular[0] == singular[1]
+    if singular[0] == singular[1]:
+        return True
+    items = [sorted(LIST_OF_PHRASES.split(words)) for words in (wanted, found)]
+    if len(items[0]) > 1 and items[0] == items[1]:
+        return True
+    head = found.removesuffix(" " + wanted)
+    return head != found and COPULA.search(head) is not None and not DENIAL.search(head)
+
+
+def named(text: str) -> Node | None:
+    """What a phrase names: all real numbers, the empty set, infinity."""
+    return NAMED_SETS.get(phrase(text)) if len(text) < 60 else None
+
+
+def is_known_phrase(text: str) -> bool:
+    """Whether a text is a phrase that answers a mathematical question."""
+    return len(text) < 60 and (phrase(text) in NAMED_SETS or any(phrase(text) in same for same in SAME_PHRASES))
 
 
 def _same_time(gold: str, answer: str) -> bool | None:
@@ -80,11 +140,12 @@ def _same_time(gold: str, answer: str) -> bool | None:
     )
     if wanted is None or wanted[3] is None:
         return None
-    return (
-        found is not None
-        and (int(wanted[1]), wanted[2]) == (int(found[1]), found[2])
-        and (found[3] is None or wanted[3].lower() == found[3].lower())
-    )
+    if found is None or wanted[2] != found[2]:
+        return False
+    hour = int(wanted[1]) % 12 + (12 if wanted[3].lower() == "p" else 0)
+    if found[3] is not None:
+        return hour == int(found[1]) % 12 + (12 if found[3].lower() == "p" else 0)
+    return int(found[1]) in (hour, int(wanted[1]))
 
 
 def compare_words(gold: str, answer: str) -> bool | None:
@@ -98,10 +159,16 @@ def compare_words(gold: str, answer: str) -> bool | None:
         return boolean(answer) is truth
     letter = lettered(gold) or (leading_letter(gold) if lettered(answer) else None)
     if letter is not None:
-        named = lettered(answer) or leading_letter(answer)
-        if named is not None:
-            return named == letter
+        chosen = lettered(answer) or leading_letter(answer)
+        if chosen is not None:
+            return chosen == letter
         return True if gold.strip("(){} ").lower() == phrase(answer) and "(" in gold else None
+    if any(phrase(gold) in same and phrase(answer) in same for same in SAME_PHRASES):
+        return True
+    if named(gold) is not None or named(answer) is not None:
+        return None
     if is_words(gold):
+        if max(len(gold), len(answer)) <= 3 and " " not in gold + answer:
+            return True if len(gold) == 3 and gold.lower() == answer.lower() else None  # may be a product of letters
         return True if words_equal(gold, answer) else (False if is_words(answer) else None)
     return None
