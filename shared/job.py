@@ -100,6 +100,9 @@ class TrainSpec(Schema):
     """Optimiser steps, over as many epochs as they need; the paper's 200 when neither `steps` nor `epochs` is given."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the trajectories that may carry weight, skipped ones included; rounded up to whole steps."""
+    streaming: bool = False
+    """Train while the rollout goes on. The first epoch then follows the order of recording; a later one waits for the
+    end of the data, that is of the rollout. The training ends after `steps`, wherever that falls."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """|B|: trajectories a step, whatever the ranks and micro-batches."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-6
@@ -130,6 +133,15 @@ class TrainSpec(Schema):
     def _one_length(self) -> Self:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give `steps` or `epochs`, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _streamable(self) -> Self:
+        if self.streaming:
+            if self.epochs is not None:
+                raise ValueError("`streaming` needs `steps` instead of `epochs`: the warm-up's length must be known")
+            if self.held_out or self.weighting == "resampling":
+                raise ValueError("`streaming` goes with neither `held_out` nor `resampling`: both need all the data")
         return self
 
 

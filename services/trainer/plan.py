@@ -19,6 +19,9 @@ from shared.trajectory import Trajectory
 DEFAULT_STEPS = 200
 """Optimiser steps when the task names neither steps nor epochs (paper D.2)."""
 
+_BLOCK_BATCHES = 4
+"""Batches in a block of a streamed first epoch; without blocks a batch would be a few whole groups."""
+
 _PASS_COST = 64
 """Fixed cost of one forward and backward pass, in tokens of computation; measured on a CPU, not critical."""
 
@@ -28,12 +31,29 @@ MicroBatch = list[Example]
 
 @dataclass
 class Plan:
-    """What a training consists of: the population in a fixed order, and the batches of every step."""
+    """What a training consists of: the population in a fixed order, and the batches of every step.
+
+    A streamed training's first epoch follows the order in which groups were recorded, shuffled within blocks of a few
+    batches, so that a step needs no more than its block; any other epoch is shuffled as a whole. Either way a batch
+    is a function of the whole population, however that has grown.
+    """
 
     population: Population
     train: TrainSpec
-    steps: int
-    _orders: dict[int, list[int]] = field(default_factory=dict[int, list[int]], repr=False)
+    closed: bool = True
+    """Whether the population is whole."""
+    _orders: dict[str, list[int]] = field(default_factory=dict[str, list[int]], repr=False)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps; a streamed training knows them before its population is whole."""
+        return count_steps(len(self.population.members), self.train)
+
+    def has(self, step: int) -> bool:
+        """Whether the data of a step (counted from 0) is there."""
+        blocks = step // _BLOCK_BATCHES + 1
+        block = _BLOCK_BATCHES * self.train.batch_size
+        return self.closed or (self.train.streaming and blocks * block <= len(self.population.members))
 
     def batch(self, step: int) -> list[Example]:
         """The examples of one global batch (step counts from 0), coefficients divided by |B|.
@@ -41,9 +61,9 @@ class Plan:
         Epochs follow each other without a gap, each in its own seeded order, so that every batch counts
         exactly |B| trajectories; one that comes twice counts twice.
         """
+        assert self.has(step), "the data of this step is not there yet"
         members, batch_size = self.population.members, self.train.batch_size
-        places = range(step * batch_size, (step + 1) * batch_size)
-        drawn = Counter(self._order(place // len(members))[place % len(members)] for place in places)
+        drawn = Counter(self._at(place) for place in range(step * batch_size, (step + 1) * batch_size))
         resampled = self.train.weighting == "resampling"
         return [
             example.times(times / batch_size / (members[index].weight if resampled else 1.0))
@@ -56,23 +76,31 @@ class Plan:
         members = self.population.held_out
         return [example.times(1 / len(members)) for member in members for example in member.examples]
 
-    def _order(self, epoch: int) -> list[int]:
-        """The places of one epoch: every member once, or as often as resampling draws it."""
-        if epoch not in self._orders:
-            rng = random.Random(f"{self.train.seed}:{epoch}")
-            members = self.population.members
-            order = list(range(len(members)))
+    def _at(self, place: int) -> int:
+        """The member at a place of all epochs, one after the other."""
+        size = len(self.population.members)
+        epoch, place = divmod(place, size)
+        if not self.train.streaming or epoch:
+            return self._order(str(epoch), range(size))[place]
+        length = _BLOCK_BATCHES * self.train.batch_size
+        block, place = divmod(place, length)
+        return self._order(f"0:{block}", range(block * length, min((block + 1) * length, size)))[place]
+
+    def _order(self, name: str, members: range) -> list[int]:
+        """Members in a seeded order of its own for each name: each once, or as often as resampling draws it."""
+        if name not in self._orders:
+            rng = random.Random(f"{self.train.seed}:{name}")
+            order = list(members)
             if self.train.weighting == "resampling":
-                order = resample([member.weight for member in members], rng.random())
+                order = resample([self.population.members[index].weight for index in members], rng.random())
             rng.shuffle(order)
-            self._orders = {key: self._orders[key] for key in (epoch - 1,) if key in self._orders} | {epoch: order}
-        return self._orders[epoch]
+            self._orders = dict([*self._orders.items()][-1:]) | {name: order}  # a batch may span two
+        return self._orders[name]
 
 
 def make_plan(trajectories: Iterable[Trajectory], returns: ReturnSpec, train: TrainSpec) -> Plan:
     """Lay out a training; raises `SpecError` when no trajectory may carry weight."""
-    population = make_population(trajectories, returns, train)
-    return Plan(population, train, count_steps(len(population.members), train))
+    return Plan(make_population(trajectories, returns, train), train)
 
 
 def count_steps(population: int, train: TrainSpec) -> int:

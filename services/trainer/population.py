@@ -44,90 +44,111 @@ class Member:
     """Its sequences with coefficients w / |y|; none where it is skipped or does not fit."""
 
 
-@dataclass(frozen=True)
 class Population:
-    """The trajectories that a training learns from, in the dataset's order, and what was left out."""
+    """The trajectories that a training learns from, and what was left out. It grows by whole groups."""
 
-    members: list[Member]
-    held_out: list[Member]
-    """Members of held-out groups, weighted likewise."""
-    held_out_groups: int
-    composition: Composition
-    effective_sample_size: float
-    """Mean over the groups that are trained on."""
-    skipped: int
-    skipped_mass: float
-    """Share of all weight; see `choose_skipped` for what it bounds."""
-    skipped_token_share: float
-    truncated: int
-    too_long: int
+    def __init__(self, returns: ReturnSpec, train: TrainSpec) -> None:
+        self.members: list[Member] = []
+        self.held_out: list[Member] = []
+        """Members of held-out groups, weighted likewise."""
+        self.held_out_groups = 0
+        self.skipped = self.truncated = self.too_long = 0
+        """Of the members that are trained on."""
+        self._returns = returns
+        self._train = train
+        self._kinds = Counter[str]()
+        self._sample_sizes: list[float] = []
+        self._skipped_weights: list[float] = []
+        self._tokens = self._skipped_tokens = 0
+
+    def add(self, group: Sequence[Trajectory]) -> None:
+        """Weigh one complete group, and take those of it that belong to the objective's population."""
+        train = self._train
+        group = sorted(group, key=lambda trajectory: trajectory.k)
+        kind = _classify(group)
+        self._kinds[kind] += 1
+        if kind == "spoiled" or (kind == "all_wrong" and train.all_wrong == "drop"):
+            return
+        weights = assign_weights(group, train.objective, self._returns)
+        if not weights:
+            return
+        skipped = choose_skipped(list(weights.values()), train.epsilon) if _may_skip(train) else set[int]()
+        held_out = is_held_out(group[0].problem.id, train.held_out)
+        if held_out:
+            self.held_out_groups += 1
+        else:
+            self._sample_sizes.append(effective_sample_size(list(weights.values())))
+        for place, (k, weight) in enumerate(weights.items()):
+            skip = place in skipped
+            cut = cut_examples(group[k], weight, train.objective, train.max_length)
+            member = Member(weight, () if skip else cut.examples)
+            if held_out:
+                self.held_out.append(member)
+                continue
+            self.members.append(member)
+            length = sum(len(example.tokens) for example in cut.examples)
+            self._tokens += length
+            if skip:
+                self.skipped += 1
+                self._skipped_tokens += length
+                self._skipped_weights.append(weight)
+            self.truncated += cut.truncated and not skip
+            self.too_long += cut.too_long and not skip
+
+    def check(self) -> None:
+        """Raises `SpecError` when no trajectory may carry weight, or none is held out where some should be."""
+        if not self.members:
+            counted = ", ".join(f"{count} {kind}" for kind, count in sorted(self._kinds.items())) or "no groups"
+            raise SpecError(
+                f"No trajectory carries weight under objective {self._train.objective!r}: {counted}"
+                + (f"; {self.held_out_groups} groups are held out." if self.held_out_groups else "."),
+                remedy="Choose another objective, or roll out problems that the model can solve.",
+            )
+        if self._train.held_out and not self.held_out:
+            raise SpecError(
+                f"`held_out` {self._train.held_out} holds out none of {self._kinds.total()} groups.",
+                remedy="Give a larger share, or 0 to train on all of them.",
+            )
+
+    @property
+    def composition(self) -> Composition:
+        return Composition(
+            complete=self._kinds["all_correct"] + self._kinds["all_wrong"] + self._kinds["mixed"],
+            all_correct=self._kinds["all_correct"],
+            all_wrong=self._kinds["all_wrong"],
+            mixed=self._kinds["mixed"],
+            spoiled=self._kinds["spoiled"],
+        )
+
+    @property
+    def effective_sample_size(self) -> float | None:
+        """Mean over the groups that are trained on; None where there is none yet."""
+        return math.fsum(self._sample_sizes) / len(self._sample_sizes) if self._sample_sizes else None
+
+    @property
+    def skipped_mass(self) -> float:
+        """Share of all weight; see `choose_skipped` for what it bounds."""
+        return math.fsum(self._skipped_weights) / (math.fsum(member.weight for member in self.members) or 1.0)
+
+    @property
+    def skipped_token_share(self) -> float:
+        return self._skipped_tokens / max(1, self._tokens)
 
 
 def make_population(trajectories: Iterable[Trajectory], returns: ReturnSpec, train: TrainSpec) -> Population:
-    """Weigh a dataset's complete groups; raises `SpecError` when no trajectory may carry weight."""
+    """Weigh a dataset's complete groups; raises `SpecError` when no trajectory may carry weight.
+
+    `trajectories` come in the order of their recording, which only a streamed training follows: any other takes the
+    groups by number, so that it depends on what the dataset holds and not on when that came.
+    """
     groups: dict[int, list[Trajectory]] = defaultdict(list)
     for trajectory in trajectories:
         groups[trajectory.group].append(trajectory)
-    kinds = Counter[str]()
-    sizes: list[float] = []
-    weighted: list[tuple[Trajectory, float, bool]] = []
-    held_out: list[tuple[Trajectory, float, bool]] = []
-    for index in sorted(groups):
-        group = sorted(groups[index], key=lambda trajectory: trajectory.k)
-        kind = _classify(group)
-        kinds[kind] += 1
-        if kind == "spoiled" or (kind == "all_wrong" and train.all_wrong == "drop"):
-            continue
-        weights = assign_weights(group, train.objective, returns)
-        if not weights:
-            continue
-        skipped = choose_skipped(list(weights.values()), train.epsilon) if _may_skip(train) else set[int]()
-        rows = [(group[k], weight, place in skipped) for place, (k, weight) in enumerate(weights.items())]
-        if is_held_out(group[0].problem.id, train.held_out):
-            held_out += rows
-        else:
-            weighted += rows
-            sizes.append(effective_sample_size(list(weights.values())))
-    if not weighted:
-        counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "no groups"
-        raise SpecError(
-            f"No trajectory carries weight under objective {train.objective!r}: {counted}"
-            + (f"; {len({one.group for one, *_ in held_out})} groups are held out." if held_out else "."),
-            remedy="Choose another objective, or roll out problems that the model can solve.",
-        )
-    if train.held_out and not held_out:
-        raise SpecError(
-            f"`held_out` {train.held_out} holds out none of {len(groups)} groups.",
-            remedy="Give a larger share, or 0 to train on all of them.",
-        )
-    cuts = [cut_examples(one, weight, train.objective, train.max_length) for one, weight, _ in weighted]
-    lengths = [sum(len(example.tokens) for example in cut.examples) for cut in cuts]
-    skips = [skip for *_, skip in weighted]
-    mass = math.fsum(weight for _, weight, _ in weighted)
-    return Population(
-        members=[
-            Member(weight, () if skip else cut.examples) for cut, (_, weight, skip) in zip(cuts, weighted, strict=True)
-        ],
-        held_out=[
-            Member(weight, () if skip else cut_examples(one, weight, train.objective, train.max_length).examples)
-            for one, weight, skip in held_out
-        ],
-        held_out_groups=len({one.group for one, *_ in held_out}),
-        composition=Composition(
-            complete=kinds["all_correct"] + kinds["all_wrong"] + kinds["mixed"],
-            all_correct=kinds["all_correct"],
-            all_wrong=kinds["all_wrong"],
-            mixed=kinds["mixed"],
-            spoiled=kinds["spoiled"],
-        ),
-        effective_sample_size=math.fsum(sizes) / len(sizes),
-        skipped=sum(skips),
-        skipped_mass=math.fsum(weight for _, weight, skip in weighted if skip) / mass,
-        skipped_token_share=sum(length for length, skip in zip(lengths, skips, strict=True) if skip)
-        / max(1, sum(lengths)),
-        truncated=sum(cut.truncated and not skip for cut, skip in zip(cuts, skips, strict=True)),
-        too_long=sum(cut.too_long and not skip for cut, skip in zip(cuts, skips, strict=True)),
-    )
+    population = Population(returns, train)
+    for index in groups if train.streaming else sorted(groups):
+        population.add(groups[index])
+    population.check()
+    return population
 
 
 def assign_weights(group: Sequence[Trajectory], objective: Objective, returns: ReturnSpec) -> dict[int, float]:

@@ -1,13 +1,16 @@
 """Promises of the plan: steps, batches, micro-batches."""
 
 import math
+import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.plan import Example, count_steps, make_plan, split_batch
+from services.trainer.plan import Example, Plan, count_steps, make_plan, split_batch
+from services.trainer.population import Population
 from shared.job import TrainSpec
 from shared.returns import ReturnSpec, score_trajectory, weigh
 from tests.trainer.tiny import END, make_groups, make_trajectory
@@ -31,6 +34,38 @@ def test_skipping_leaves_population_steps_and_the_other_coefficients_unchanged()
     for step in range(some.steps):
         kept = {(one.trajectory, one.coefficient) for one in some.batch(step)}
         assert kept <= {(one.trajectory, one.coefficient) for one in every.batch(step)}
+
+
+@given(st.integers(1, 6), st.integers(1, 20), st.randoms(use_true_random=False))
+@settings(max_examples=20, deadline=None)
+def test_a_streamed_batch_is_the_same_as_soon_as_it_is_there(batch_size: int, steps: int, rng: random.Random) -> None:
+    """However the data comes in, a step trains what it would with all of it, and the first epoch is one."""
+    groups = [make_groups(groups=14)[place : place + 4] for place in range(0, 56, 4)]
+    rng.shuffle(groups)
+    train = TrainSpec(steps=steps, batch_size=batch_size, epsilon=0, streaming=True)
+    whole = make_plan([one for group in groups for one in group], ReturnSpec(), train)
+    growing = Plan(Population(ReturnSpec(), train), train, closed=False)
+    early: dict[int, list[Example]] = {}
+    for group in groups:
+        growing.population.add(group)
+        early |= {step: growing.batch(step) for step in range(steps) if step not in early and growing.has(step)}
+    assert len(early) == min(steps, 56 // (4 * batch_size) * 4), "a step waits for its block of four batches"
+    assert all(whole.batch(step) == batch for step, batch in early.items())
+    first_epoch = [one.trajectory for step in range(56 // batch_size) for one in whole.batch(step)]
+    assert len(set(first_epoch)) == len(first_epoch)
+
+
+def test_what_is_not_streamed_does_not_depend_on_the_order_of_recording() -> None:
+    groups = make_groups(groups=4)
+    train = TrainSpec(steps=4, batch_size=8)
+    one, other = (make_plan(rows, ReturnSpec(), train) for rows in (groups, [*groups[8:], *groups[:8]]))
+    assert [one.batch(step) for step in range(4)] == [other.batch(step) for step in range(4)]
+
+
+@pytest.mark.parametrize("other", [{"epochs": 1}, {"held_out": 0.1}, {"weighting": "resampling"}])
+def test_what_cannot_be_streamed_is_refused(other: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="`streaming`"):
+        TrainSpec(streaming=True, **other)
 
 
 def test_an_epoch_brings_every_trajectory_once_with_its_weight_over_its_length() -> None:
