@@ -9,11 +9,13 @@ a problem's `answer` is always a list there.
 """
 
 # pyarrow has no types.
-# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownParameterType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
 
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ import pyarrow.parquet as pq
 from shared.trajectory import Trajectory
 
 _GROUPS = b"drift.groups"
+
+ROW_GROUP = 512
+"""Rows that are read together: who wants a few trajectories need not read the whole shard."""
 
 _PROBLEM = pa.struct(
     {
@@ -109,6 +114,25 @@ def read_shard(path: Path) -> list[Trajectory]:
     return [_to_trajectory(row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
 
 
+def read_rows(path: Path, rows: Sequence[int]) -> list[Trajectory]:
+    """Some trajectories of one shard, in the order of `rows`; only the row groups that hold them are read."""
+    with pq.ParquetFile(path) as file:
+        counts = [file.metadata.row_group(place).num_rows for place in range(file.num_row_groups)]
+        starts = list(accumulate(counts, initial=0))
+        wanted = sorted({bisect_right(starts, row) - 1 for row in rows})
+        table = file.read_row_groups(wanted)
+    first = {place: sum(counts[before] for before in wanted if before < place) - starts[place] for place in wanted}
+    places = [row + first[bisect_right(starts, row) - 1] for row in rows]
+    return [_to_trajectory(row) for row in table.take(places).to_pylist()]
+
+
+def policy_of(path: Path) -> str:
+    """The name of the policy that a shard's trajectories come from; a part has one."""
+    with pq.ParquetFile(path) as file:
+        names = file.read_row_group(0, columns=["policy"])["policy"] if file.num_row_groups else []
+    return names[0].as_py() if len(names) else ""
+
+
 def read_part(folder: Path) -> Iterator[Trajectory]:
     """Every trajectory of a part, shard by shard."""
     for path in list_shards(folder):
@@ -122,20 +146,24 @@ def write_shard(folder: Path, trajectories: Sequence[Trajectory]) -> Path:
     """
     rows = sorted(trajectories, key=lambda trajectory: (trajectory.group, trajectory.k))
     groups = sorted({row.group for row in rows})
-    schema = SCHEMA.with_metadata({_GROUPS: json.dumps(groups).encode()})
-    table = pa.Table.from_pylist([_to_row(row) for row in rows], schema=schema)
+    table = to_table(rows).replace_schema_metadata({_GROUPS: json.dumps(groups).encode()})
     folder.mkdir(parents=True, exist_ok=True)
     written = list_shards(folder)
     number = int(written[-1].stem.removeprefix("shard-")) + 1 if written else 0
     path = folder / f"shard-{number:06d}.parquet"
     temporary = folder / f".{path.name}.tmp"
     with temporary.open("wb") as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
     sync_folder(folder)
     return path
+
+
+def to_table(trajectories: Sequence[Trajectory]) -> pa.Table:
+    """The trajectories as a shard has them, one row each, with the columns of `SCHEMA`."""
+    return pa.Table.from_pylist([_to_row(row) for row in trajectories], schema=SCHEMA)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """A trajectory: what one episode leaves behind. One entry of the stream, one row of the dataset."""
 
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, cast, get_args
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,8 @@ Phase = Literal["rollout", "evaluate"]
 Ending = Literal["solved", "max_turns", "context", "ungraded", "failed"]
 """Why the episode ended. `ungraded`: the verifier could not decide a turn; `failed`: the engine could not give one.
 Both spoil their group's weights: a missing sibling changes Z for all of them."""
+
+ENDINGS: tuple[Ending, ...] = get_args(Ending)
 
 
 class Problem(Schema):

@@ -14,6 +14,7 @@ from httpx_aiohttp import AiohttpTransport
 from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
+from services.rollout.archive import Archive
 from services.rollout.conductor import Conductor
 from services.rollout.dashboard import OPEN_PATHS, add_dashboard
 from services.rollout.engines.policy import Policies
@@ -24,7 +25,7 @@ from services.rollout.history import History
 from services.rollout.jobs import Jobs
 from services.rollout.problems.dataset import count_problems, lies_at_hand
 from services.rollout.prompts import load_prompts
-from services.rollout.records import Records, TrajectoryPage
+from services.rollout.records import Filter, Records, TrajectoryPage
 from services.rollout.settings import RolloutSettings
 from services.rollout.steps import Steps
 from services.rollout.worker import Worker
@@ -90,7 +91,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     worker = Worker(redis, jobs, engines, Grader(verifier.verify), settings.high_water)
     steps = Steps(redis, jobs, engines, policies, settings)
     conductor = Conductor(redis, jobs, steps, policies, worker.name)
-    records = Records(redis, settings.runs_root)
+    records = Records(Archive(redis, settings.runs_root))
     history = History(redis, jobs, policies, lambda: sum(engine.in_flight for engine in engines.members))
 
     @asynccontextmanager
@@ -197,6 +198,6 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     ) -> TrajectoryPage:
         """Trajectories by part, group and k, with return and weight; `after` is the last page's `next`."""
         spec = await jobs.spec(job)
-        return await records.page(job, spec.returns, after, limit, part)
+        return await records.page(job, spec.returns, after, limit, Filter(part=part))
 
     return app

@@ -1,31 +1,81 @@
-"""Reads a job's trajectories for the API: from the dataset's shards, and from the stream what is not there yet.
+"""Finds a job's trajectories for the API, by what they did, and gives them page by page.
 
-The order is by part, group and k, so that a cursor means the same before and after the trainer has moved
-an entry from the stream to a shard. A weight is given once the group is complete.
+The order is by part, group and k, so that a cursor means the same before and after a trajectory has moved from the
+stream to a shard. A weight is given once the group is complete.
 """
+
+# pyarrow makes its functions at run time.
+# pyright: reportAttributeAccessIssue=false
 
 import asyncio
 import itertools
+import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import Field
-from redis.asyncio import Redis
 
-from shared import keys, shards
+from services.rollout.archive import STREAM, Archive, Recorded
+from services.rollout.outcomes import VERDICTS, Flags, Floats
 from shared.errors import SpecError
-from shared.returns import ReturnSpec, score_trajectory, weigh
+from shared.grading import Verdict
+from shared.returns import ReturnSpec, score_trajectory
 from shared.schema import Schema
-from shared.trajectory import Ending, Problem, Trajectory, Turn
+from shared.trajectory import ENDINGS, Ending, Problem, Trajectory, Turn
 
 _CURSOR = re.compile(r"(rollout-\d{1,6}|evaluate-\d{1,6}-\d{1,6}):(\d{1,12}):(\d{1,6})")
-_SCAN = 500
+_MOST_SHARDS_SEARCHED = 32
+"""Shards that one request searches for a text; its page may then be short, and `next` goes on."""
+_MOST_ENTRIES_SEARCHED = 1000
+"""The same for entries of the stream."""
 
 Position = tuple[str, int, int]
 """(part, group, k)."""
+
+
+class Filter(Schema):
+    """What trajectories to show; every condition that is given must hold."""
+
+    part: Annotated[str, Field(pattern=r"^(rollout-\d{1,6}|evaluate-\d{1,6}-\d{1,6})$")] | None = None
+    """`rollout-STAGE` or `evaluate-STAGE-DATASET`."""
+    policy: Annotated[str, Field(max_length=128)] | None = None
+    """`base` or `stage-N`."""
+    group: Annotated[int, Field(ge=0)] | None = None
+    """One problem's trajectories."""
+    ending: Ending | None = None
+    verdict: Verdict | None = None
+    """Any of its turns got this verdict."""
+    min_turns: Annotated[int, Field(ge=0)] | None = None
+    max_turns: Annotated[int, Field(ge=0)] | None = None
+    min_weight: Annotated[float, Field(ge=0)] | None = None
+    max_weight: Annotated[float, Field(ge=0)] | None = None
+    text: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Its problem or one of its answers contains this, whatever the case."""
+
+    def matches(self, recorded: Recorded, weights: Floats) -> Flags:
+        """By trajectory: whether all conditions but the text hold."""
+        outcomes = recorded.outcomes
+        held = np.full(len(outcomes), self.policy in (None, recorded.policy))
+        if self.group is not None:
+            held &= outcomes.group == self.group
+        if self.ending is not None:
+            held &= outcomes.ending == ENDINGS.index(self.ending)
+        if self.verdict is not None:
+            held &= (outcomes.verdicts >> VERDICTS.index(self.verdict)) & 1 == 1
+        if self.min_turns is not None:
+            held &= outcomes.turns >= self.min_turns
+        if self.max_turns is not None:
+            held &= outcomes.turns <= self.max_turns
+        if self.min_weight is not None:
+            held &= weights >= self.min_weight
+        if self.max_weight is not None:
+            held &= weights <= self.max_weight
+        return held
 
 
 class ReturnParts(Schema):
@@ -67,94 +117,133 @@ class TrajectoryPage(Schema):
 class Records:
     """The trajectories of all jobs."""
 
-    def __init__(self, redis: Redis, runs_root: Path) -> None:
-        self._redis = redis
-        self._runs_root = runs_root
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
 
-    async def page(self, job: str, spec: ReturnSpec, after: str | None, limit: int, part: str | None) -> TrajectoryPage:
-        """At most `limit` trajectories beyond the cursor, which is the position `part:group:k` of the last one seen."""
+    async def page(
+        self, job: str, spec: ReturnSpec, after: str | None, limit: int, wanted: Filter | None = None
+    ) -> TrajectoryPage:
+        """At most `limit` trajectories beyond the cursor, the position `part:group:k` of the last one looked at.
+
+        A page of a search for a text may hold fewer, even none, and still have a `next`: one request looks through
+        a limited number of shards. Raises `SpecError` for what is no cursor.
+        """
+        wanted = wanted or Filter()
         start = _parse_cursor(after)
-        waiting = await self._read_stream(job, start, part)
-        walk = self._walk(job, spec, start, part, waiting)
-        found = await asyncio.to_thread(lambda: list(itertools.islice(walk, limit + 1)))
-        shown = found[:limit]
-        last = shown[-1] if len(found) > limit else None
-        return TrajectoryPage(trajectories=shown, next=f"{last.part}:{last.group}:{last.k}" if last else None)
+        picked: list[tuple[Recorded, int, float]] = []
+        following: str | None = None
+        for recorded in await self._archive.read(job, wanted.part):
+            if recorded.part < start[0]:
+                continue
+            weights = weigh_part(recorded, spec)
+            held = wanted.matches(recorded, weights)
+            if recorded.part == start[0]:
+                outcomes = recorded.outcomes
+                held &= (outcomes.group > start[1]) | ((outcomes.group == start[1]) & (outcomes.k > start[2]))
+            rows = [int(row) for row in np.flatnonzero(held)]
+            if wanted.text is not None:
+                rows, stopped = await self._search(job, recorded, rows, wanted.text, limit + 1 - len(picked))
+                following = None if stopped is None else _write_cursor(recorded, stopped)
+            picked += [(recorded, row, weights[row]) for row in rows[: limit + 1 - len(picked)]]
+            if len(picked) > limit:
+                following = _write_cursor(*picked[limit - 1][:2])
+            if following:
+                break
+        return TrajectoryPage(trajectories=await self._describe(job, spec, picked[:limit]), next=following)
 
-    def _walk(
-        self, job: str, spec: ReturnSpec, start: Position, part: str | None, waiting: list[Trajectory]
-    ) -> Iterator[TrajectoryRecord]:
-        """Everything beyond the cursor in order; reads a shard only when its turn has come."""
-        groups: dict[tuple[str, int], list[Trajectory] | Path] = defaultdict(list)
-        for trajectory in waiting:
-            siblings = groups[trajectory.part, trajectory.group]
-            assert isinstance(siblings, list)
-            siblings.append(trajectory)
-        root = self._runs_root / job / "dataset"
-        for name in [part] if part else [folder.name for folder in root.glob("*")]:
-            for path in shards.list_shards(root / name):
-                groups |= {(name, group): path for group in shards.groups_of(path) if (name, group) >= start[:2]}
-        read: dict[Path, dict[int, list[Trajectory]]] = {}
-        for (_, group), held in sorted(groups.items(), key=lambda item: item[0]):
-            if isinstance(held, list):
-                siblings = held
+    async def _describe(
+        self, job: str, spec: ReturnSpec, picked: Sequence[tuple[Recorded, int, float]]
+    ) -> list[TrajectoryRecord]:
+        described: list[TrajectoryRecord] = []
+        for _, members in itertools.groupby(picked, lambda one: one[0].part):
+            part = list(members)
+            recorded = part[0][0]
+            found = await self._archive.fetch(job, recorded, [row for _, row, _ in part])
+            described += [describe(found[row], spec, weight) for _, row, weight in part if row in found]
+        return described
+
+    async def _search(
+        self, job: str, recorded: Recorded, rows: Sequence[int], text: str, enough: int
+    ) -> tuple[list[int], int | None]:
+        """The first rows that contain the text, and the last row looked at where the search stops before the end."""
+        found: list[int] = []
+        searched: dict[int, Flags] = {}
+        asked = 0
+        last: int | None = None
+        for row in rows:
+            source = int(recorded.source[row])
+            if source != STREAM and source not in searched:
+                if len(searched) == _MOST_SHARDS_SEARCHED:
+                    return found, last
+                searched[source] = await asyncio.to_thread(_find_text, recorded.shards[source], text)
+            if source == STREAM:
+                if asked == _MOST_ENTRIES_SEARCHED:
+                    return found, last
+                asked += 1
+                one = await self._archive.fetch(job, recorded, [row])
+                matches = row in one and _contains(one[row], text)
             else:
-                if held not in read:
-                    read[held] = _by_group(shards.read_shard(held))
-                siblings = read[held][group]
-            described = _describe(siblings, spec)
-            yield from (each for each in described if (each.part, each.group, each.k) > start)
-
-    async def _read_stream(self, job: str, start: Position, part: str | None) -> list[Trajectory]:
-        """What the trainer has not moved to the dataset yet; bounded by the high-water mark."""
-        found: list[Trajectory] = []
-        last = "-"
-        while entries := await self._redis.xrange(keys.trajectories(job), min=last, count=_SCAN):
-            for last_id, fields in entries:
-                last = f"({last_id}"
-                trajectory = Trajectory.model_validate_json((fields or {})["trajectory"])
-                if (trajectory.part, trajectory.group) >= start[:2] and part in (None, trajectory.part):
-                    found.append(trajectory)
-        return found
+                matches = bool(searched[source][recorded.place[row]])
+            last = row
+            if matches:
+                found.append(row)
+                if len(found) == enough:
+                    break
+        return found, None
 
 
-def _by_group(trajectories: Iterable[Trajectory]) -> dict[int, list[Trajectory]]:
-    groups: dict[int, list[Trajectory]] = defaultdict(list)
-    for trajectory in trajectories:
-        groups[trajectory.group].append(trajectory)
-    return groups
+def weigh_part(recorded: Recorded, spec: ReturnSpec) -> Floats:
+    """The weight of each trajectory of a rollout, NaN where there is none; evaluations have no weights."""
+    if recorded.part.startswith("rollout-"):
+        return recorded.outcomes.weigh(spec)
+    return np.full(len(recorded.outcomes), np.nan)
 
 
-def _describe(siblings: list[Trajectory], spec: ReturnSpec) -> list[TrajectoryRecord]:
-    siblings = sorted(siblings, key=lambda trajectory: trajectory.k)
-    returns = [score_trajectory(trajectory, spec) for trajectory in siblings]
-    weights: list[float | None] = [None] * len(siblings)
-    complete = len(siblings) == siblings[0].group_size and all(trajectory.usable for trajectory in siblings)
-    if complete and siblings[0].phase == "rollout":
-        weights = list(weigh([each.value for each in returns], spec.beta))
-    return [
-        TrajectoryRecord(
-            id=trajectory.id,
-            part=trajectory.part,
-            policy=trajectory.policy,
-            group=trajectory.group,
-            k=trajectory.k,
-            problem=trajectory.problem,
-            turns=trajectory.turns,
-            ending=trajectory.ending,
-            reason=trajectory.reason,
-            success=trajectory.success,
-            return_=each.value,
-            return_terms=ReturnParts(
-                value=each.value,
-                discounted_success=each.discounted_success,
-                repeat=each.repeat,
-                format=each.format,
-            ),
-            weight=weight,
-        )
-        for trajectory, each, weight in zip(siblings, returns, weights, strict=True)
-    ]
+def describe(trajectory: Trajectory, spec: ReturnSpec, weight: float) -> TrajectoryRecord:
+    """One trajectory with its return; NaN says that it has no weight."""
+    parts = score_trajectory(trajectory, spec)
+    return TrajectoryRecord(
+        id=trajectory.id,
+        part=trajectory.part,
+        policy=trajectory.policy,
+        group=trajectory.group,
+        k=trajectory.k,
+        problem=trajectory.problem,
+        turns=trajectory.turns,
+        ending=trajectory.ending,
+        reason=trajectory.reason,
+        success=trajectory.success,
+        return_=parts.value,
+        return_terms=ReturnParts(
+            value=parts.value,
+            discounted_success=parts.discounted_success,
+            repeat=parts.repeat,
+            format=parts.format,
+        ),
+        weight=None if math.isnan(weight) else float(weight),
+    )
+
+
+def _find_text(shard: Path, text: str) -> Flags:
+    """By row of the shard: whether the problem or an answer contains the text."""
+    with pq.ParquetFile(shard) as file:
+        table = file.read(columns=["problem.problem", "turns.list.element.text"])
+    problems = table["problem"].combine_chunks().field("problem")
+    turns = table["turns"].combine_chunks()
+    held = pc.match_substring(problems, text, ignore_case=True).to_numpy(zero_copy_only=False).astype(np.bool_)
+    row = np.repeat(np.arange(len(turns)), turns.value_lengths().to_numpy(zero_copy_only=False))
+    said = pc.match_substring(turns.flatten().field("text"), text, ignore_case=True).to_numpy(zero_copy_only=False)
+    held[row[said.astype(np.bool_)]] = True
+    return held
+
+
+def _contains(trajectory: Trajectory, text: str) -> bool:
+    texts = (trajectory.problem.problem, *(turn.text for turn in trajectory.turns))
+    return any(text.casefold() in one.casefold() for one in texts)
+
+
+def _write_cursor(recorded: Recorded, row: int) -> str:
+    return f"{recorded.part}:{recorded.outcomes.group[row]}:{recorded.outcomes.k[row]}"
 
 
 def _parse_cursor(after: str | None) -> Position:
