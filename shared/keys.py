@@ -18,8 +18,6 @@ TRAINER_ALIVE = "drift:trainer:alive"
 """String with expiry: set while a trainer waits or works."""
 RECORDER_ALIVE = "drift:recorder:alive"
 """String with expiry: set while a recorder or a trainer moves trajectories into the dataset."""
-ENGINE_POLICIES = "drift:engine:policies"
-"""Hash: engine URL -> the weights that it was last given and the engine's start time, JSON."""
 
 TRAINER_GROUP = "trainer"
 ROLLOUT_GROUP = "rollout"

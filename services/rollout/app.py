@@ -87,7 +87,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     key = settings.api_keys[0].get_secret_value() if settings.api_keys else None
     transport = AiohttpTransport(limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_S))
     verifier = VerifierClient(settings.verifier_url, key, attempts=VERIFIER_ATTEMPTS, transport=transport)
-    policies = Policies(redis, engines)
+    policies = Policies(engines)
     worker = Worker(redis, jobs, engines, Grader(verifier.verify), settings.high_water)
     steps = Steps(redis, jobs, engines, policies, settings)
     conductor = Conductor(redis, jobs, steps, policies, worker.name)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from shared.settings import StoreSettings, Urls
 
@@ -15,8 +15,12 @@ class RolloutSettings(StoreSettings):
     """vLLM servers that all serve the same model, comma-separated."""
     engine_model: str | None = None
     """Name of the model to ask the engines for; absent takes the one that they serve."""
-    engine_concurrency: Annotated[int, Field(ge=1)] = 128
-    """Most requests in flight at one engine from this process."""
+    engine_control_urls: Urls = ()
+    """vLLM servers behind a router, where `engine_urls` is that router: health, load and weights are theirs."""
+    engine_in_flight_min: Annotated[int, Field(ge=1)] = 16
+    """Requests that may always be in flight at one engine from this process."""
+    engine_in_flight_max: Annotated[int, Field(ge=1)] = 4096
+    """Most requests in flight at one engine from this process; how many really are follows the engine's load."""
     engine_deadline_s: Annotated[float, Field(gt=0)] = 900.0
     """Longest time for one turn, retries and engine restarts included; then the trajectory fails."""
     verifier_url: str = "http://127.0.0.1:8001"
@@ -32,10 +36,24 @@ class RolloutSettings(StoreSettings):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 64 << 20
     """Largest request body."""
 
-    @field_validator("engine_urls", "verifier_url")
+    @field_validator("engine_urls", "engine_control_urls", "verifier_url")
     @classmethod
     def _http(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
         urls = (value,) if isinstance(value, str) else value
-        if not urls or any(not url.startswith(("http://", "https://")) for url in urls):
+        if any(not url.startswith(("http://", "https://")) for url in urls):
             raise ValueError("must be http:// or https:// URLs, e.g. http://127.0.0.1:8100")
         return value if isinstance(value, str) else tuple(url.rstrip("/") for url in urls)
+
+    @field_validator("engine_urls")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("must name at least one engine, e.g. http://127.0.0.1:8100")
+        return value
+
+    @field_validator("engine_control_urls")
+    @classmethod
+    def _one_router(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value and len(info.data.get("engine_urls", ())) != 1:
+            raise ValueError("belong to one router: then DRIFT_ENGINE_URLS names it alone")
+        return value

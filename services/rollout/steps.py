@@ -10,8 +10,10 @@ from typing import Literal
 
 from redis.asyncio import Redis
 
+from services.rollout.engines.control import ServedModel
 from services.rollout.engines.engine import EngineDown
-from services.rollout.engines.policy import Policies
+from services.rollout.engines.inspection import inspect
+from services.rollout.engines.policy import Policies, request_model
 from services.rollout.engines.pool import Engines
 from services.rollout.evaluation import evaluate, summarise
 from services.rollout.jobs import Jobs, Part
@@ -81,7 +83,7 @@ class Steps:
         """The status after the step; raises `Interrupted` on the user's word and other `DriftError`s on failure."""
         match step.kind:
             case "prepare":
-                return await self._prepare(spec, status)
+                return await self._prepare(spec, status, token)
             case "train":
                 return await self._train(step, spec, status, token)
             case _:
@@ -94,9 +96,8 @@ class Steps:
             if step.kind in ("rollout", "evaluate"):
                 await self._redis.expire(keys.tickets(job, part_name(step.kind, step.stage, step.dataset)), SWEEP_S)
 
-    async def _prepare(self, spec: JobSpec, status: JobStatus) -> JobStatus:
-        """Every row is read and checked, and the engines' model known, before a token is generated."""
-        served = await self._engines.served_model()
+    async def _prepare(self, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
+        """Every row is read and checked, and the engines found fit, before a token is generated."""
         tallies = [
             await asyncio.to_thread(count_problems, dataset, self._settings.data_root) if dataset else Tally()
             for dataset in (spec.dataset, *spec.evaluate)
@@ -106,21 +107,40 @@ class Steps:
             "skipped_rows": [tally.skipped for tally in tallies],
             "skipped_reasons": [reason for tally in tallies for reason in tally.reasons],
         }
+        served = await self._inspect(spec, status, token)
         return status.model_copy(update={"model": served.name, "base": served.root} | counted)
+
+    async def _inspect(self, spec: JobSpec, status: JobStatus, token: int) -> ServedModel:
+        """The model that the engines serve; an engine that is only starting is waited for."""
+        begun = time.monotonic()
+        while True:
+            await self._obey(status.id)
+            try:
+                return await inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens)
+            except EngineDown as error:
+                if time.monotonic() - begun > self._settings.engine_deadline_s:
+                    raise
+                waiting = Progress(
+                    phase="prepare", label="wait for an engine", done=0, total=1, unit="engines", message=str(error)
+                )
+                if waiting != status.progress:
+                    status = await self._jobs.write(status.model_copy(update={"progress": waiting}), token)
+                await asyncio.sleep(1.0)
 
     async def _play(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """One rollout or evaluation: hand out tickets until every trajectory is published."""
         rollout = step.kind == "rollout"
         dataset = spec.dataset if rollout else spec.evaluate[step.dataset]
         assert dataset is not None and status.model and step.kind in ("rollout", "evaluate")
+        weights = self._weights(status, step.stage)
         part = Part(
             job=status.id,
             phase="rollout" if rollout else "evaluate",
             stage=step.stage,
             dataset=step.dataset,
             policy=policy_name(step.stage),
-            weights=self._weights(status, step.stage),
-            model=status.model,
+            weights=weights,
+            model=request_model(weights, status.model),
             group_size=spec.sampling.trajectories if rollout else 1,
         )
         groups = status.problems[0 if rollout else step.dataset + 1]
@@ -142,6 +162,8 @@ class Steps:
                 message = await self._held_back(status.id)
             else:
                 message = self._policies.trouble or f"loading {part.policy} into the engines"
+                if self._policies.refusal:
+                    raise self._policies.refusal
                 if time.monotonic() - served > self._settings.engine_deadline_s:
                     raise EngineDown(f"No engine could be brought to serve {part.policy}: {message}")
             progress = Progress(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
 FIRST_TOKEN = 3
@@ -41,9 +41,21 @@ class FakeEngine:
     model: str = "scripted"
     root: str = "/weights/base"
     max_model_len: int = 100_000
+    slots: int = 4096
+    """Requests that run at once; others wait. To be set before the first."""
     latency_s: float = 0.0
     url: str = ""
     weights: str = ""
+    version: str = "default"
+    """vLLM's label of the weights in place."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """LoRA adapters by name."""
+    generation: str = "vllm"
+    """Where the sampling defaults come from."""
+    longest: int | None = None
+    """Answers are cut at this length, as a `max_new_tokens` of the generation configuration does."""
+    developing: bool = True
+    """Whether the routes of vLLM's development mode are there."""
     broken: int = 0
     """This many of the next completions are answered with 500."""
     down: bool = False
@@ -53,49 +65,82 @@ class FakeEngine:
     refused: int = 0
     """Completions refused while down."""
     requests: list[dict[str, object]] = field(default_factory=list)
+    sessions: list[str | None] = field(default_factory=list)
+    """The affinity header of each request."""
     loads: list[str] = field(default_factory=list)
-    in_flight: int = 0
+    running: int = 0
+    waiting: int = 0
     most_in_flight: int = 0
-    born: float = 0.0
+    born: int = 0
+    paused: int = 0
+    """How often it was paused; a pause ends what is in flight."""
+    _places: asyncio.Semaphore | None = None
+
+    @property
+    def in_flight(self) -> int:
+        return self.running + self.waiting
 
     def restart(self) -> None:
         """Be a new process with the weights of the start; what was in flight is lost."""
-        self.weights, self.born, self.down = self.root, self.born + 1, False
+        self.weights, self.version, self.born, self.down = self.root, "default", self.born + 1, False
+        self.adapters.clear()
 
     async def complete(self, body: dict[str, object]) -> Response:
         """One chat completion."""
         self.requests.append(body)
-        born = self.born
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            await asyncio.sleep(self.latency_s)
-        finally:
-            self.in_flight -= 1
-        if self.down or self.born != born:
-            self.refused += 1
-            return JSONResponse({"error": {"message": "the engine core has died"}}, 500)
-        if self.broken > 0:
-            self.broken -= 1
-            return JSONResponse({"error": {"message": "scripted fault"}}, 500)
+        process = self.born, self.paused
+        asked = str(body["model"])
+        if asked not in (self.model, *self.adapters):
+            return refuse(404, f"The model `{asked}` does not exist.")
         messages: list[Message] = body["messages"]  # pyright: ignore[reportAssignmentType]
         prompt = encode_chat(messages)
-        max_tokens = int(str(body["max_tokens"]))
-        if len(prompt) + max_tokens > self.max_model_len:
-            message = f"This model's maximum context length is {self.max_model_len} tokens."
-            return JSONResponse({"error": {"message": message, "type": "BadRequestError", "code": 400}}, 400)
-        text = self.script(messages, self.weights)
+        room = self.max_model_len - len(prompt)
+        if room < 1:
+            return refuse(400, f"This model's maximum context length is {self.max_model_len} tokens.")
+        await self._take_time()
+        if self.down or self.born != process[0]:
+            self.refused += 1
+            return refuse(500, "the engine core has died")
+        if self.broken > 0:
+            self.broken -= 1
+            return refuse(500, "scripted fault")
+        text = self.script(messages, self.adapters.get(asked, self.weights))
         tokens, finish_reason = [*encode(text), END], "stop"
-        if len(tokens) > max_tokens:
-            tokens, finish_reason = tokens[:max_tokens], "length"
-            text = bytes(token - FIRST_TOKEN for token in tokens).decode(errors="replace")
+        most = min(int(str(body["max_tokens"])), room, self.longest or room)
+        if body.get("ignore_eos"):
+            tokens = (tokens * most)[: most + 1]
+        if len(tokens) > most:
+            tokens, finish_reason = tokens[:most], "length"
+            text = bytes(token - FIRST_TOKEN for token in tokens if token != END).decode(errors="replace")
+        if self.paused != process[1]:
+            tokens, finish_reason = tokens[:1], "abort"
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text},
             "finish_reason": finish_reason,
             "token_ids": tokens,
         }
-        return JSONResponse({"id": "x", "model": self.model, "prompt_token_ids": prompt, "choices": [choice]})
+        return JSONResponse({"id": "x", "model": asked, "prompt_token_ids": prompt, "choices": [choice]})
+
+    async def _take_time(self) -> None:
+        self._places = self._places or asyncio.Semaphore(self.slots)
+        self.waiting += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await self._places.acquire()
+        finally:
+            self.waiting -= 1
+        self.running += 1
+        try:
+            await asyncio.sleep(self.latency_s)
+        finally:
+            self.running -= 1
+            self._places.release()
+
+
+def refuse(status: int, message: str) -> Response:
+    """An error as vLLM words it."""
+    return JSONResponse({"error": {"message": message, "type": "Error", "param": None, "code": status}}, status)
 
 
 def build_app(engine: FakeEngine) -> FastAPI:
@@ -109,16 +154,23 @@ def build_app(engine: FakeEngine) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(f"process_start_time_seconds {engine.born}\n")
+        labels = f'{{engine="0",model_name="{engine.model}"}}'
+        lines = {"num_requests_running": engine.running, "num_requests_waiting": engine.waiting}
+        return Response("".join(f"vllm:{name}{labels} {float(value)}\n" for name, value in lines.items()))
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
-        card = {"id": engine.model, "root": engine.root, "max_model_len": engine.max_model_len}
-        return {"data": [card]}
+        card = {"id": engine.model, "root": engine.root, "parent": None, "max_model_len": engine.max_model_len}
+        adapters = [
+            {"id": name, "root": folder, "parent": engine.model, "max_model_len": None}
+            for name, folder in engine.adapters.items()
+        ]
+        return {"data": [card, *adapters]}
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
         """Like vLLM, drops a request whose client has gone."""
+        engine.sessions.append(request.headers.get("x-session-id"))
         work = asyncio.create_task(engine.complete(await request.json()))
         gone = asyncio.ensure_future(request.receive())
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -128,18 +180,69 @@ def build_app(engine: FakeEngine) -> FastAPI:
         work.cancel()
         return Response(status_code=499)
 
-    @app.post("/collective_rpc")
+    @app.post("/v1/load_lora_adapter")
+    async def load_adapter(request: Request) -> Response:
+        if not engine.loadable:
+            return refuse(500, "LoRA is not enabled")
+        body = await request.json()
+        if body["lora_name"] in engine.adapters:
+            return refuse(400, f"The lora adapter '{body['lora_name']}' has already been loaded.")
+        engine.adapters[body["lora_name"]] = body["lora_path"]
+        engine.loads.append(body["lora_path"])
+        return Response("Success")
+
+    @app.post("/v1/unload_lora_adapter")
+    async def unload_adapter(request: Request) -> Response:
+        del engine.adapters[(await request.json())["lora_name"]]
+        return Response("Success")
+
+    add_development_routes(app, engine)
+    return app
+
+
+def add_development_routes(app: FastAPI, engine: FakeEngine) -> None:
+    """What vLLM has with VLLM_SERVER_DEV_MODE=1."""
+
+    def check_mode() -> None:
+        if not engine.developing:
+            raise HTTPException(404)
+
+    routes = APIRouter(dependencies=[Depends(check_mode)])
+
+    @routes.get("/server_info")
+    async def info() -> dict[str, object]:
+        model = {"generation_config": engine.generation, "override_generation_config": {}, "logits_processors": None}
+        return {"vllm_config": {"model_config": model, "lora_config": {}}}
+
+    @routes.get("/weight_info")
+    async def label() -> dict[str, str]:
+        return {"weight_version": engine.version}
+
+    @routes.post("/update_weight_version")
+    async def relabel(request: Request) -> dict[str, bool]:
+        engine.version = (await request.json())["new_version"]
+        return {"success": True}
+
+    @routes.post("/collective_rpc")
     async def rpc(request: Request) -> Response:
         if not engine.loadable:
-            return JSONResponse({"error": {"message": "scripted fault"}}, 500)
+            return refuse(500, "scripted fault")
         body = await request.json()
         engine.weights = body["kwargs"]["weights_path"]
         engine.loads.append(engine.weights)
         return JSONResponse({"results": [None]})
 
-    for path in ("/pause", "/resume", "/reset_prefix_cache"):
-        app.add_api_route(path, health, methods=["POST"])
-    return app
+    @routes.post("/pause")
+    async def pause() -> dict[str, str]:
+        engine.paused += 1
+        return {"status": "paused"}
+
+    @routes.post("/resume")
+    @routes.post("/reset_prefix_cache")
+    async def go_on() -> dict[str, bool]:
+        return {"success": True}
+
+    app.include_router(routes)
 
 
 class Serving:

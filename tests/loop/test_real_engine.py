@@ -3,6 +3,7 @@
 What the scripted engine promises is asked of both engines here, so that the fake cannot drift from the real one.
 """
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import pytest
 from cli.generator import generate
 from cli.model import ensure_model
 from cli.ports import choose_free
-from services.rollout.engines.engine import ContextExceeded, Engine, Refused, Sampling
+from services.rollout.engines.control import Control
+from services.rollout.engines.engine import ContextExceeded, Engine, Interrupted, Refused, Sampling
+from services.rollout.engines.inspection import PROBE, check_neutral
+from services.rollout.engines.limit import Limit, Load
 from shared.job import JobStatus, State
 from tests.fakes.engine import FakeEngine
 from tests.rollout.client import until
@@ -56,50 +60,91 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 @pytest.fixture(params=["scripted", pytest.param("real", marks=real)])
 async def any_engine(request: pytest.FixtureRequest, engine: FakeEngine) -> AsyncIterator[Engine]:
     url = engine.url
-    engine.max_model_len = 2048
+    engine.max_model_len, engine.latency_s = 2048, 0.2
     if request.param == "real":
         url = f"http://127.0.0.1:{request.getfixturevalue('stack')['DRIFT_ENGINE_PORT']}"
     async with httpx.AsyncClient(timeout=120) as client:
-        yield Engine(url, client)
+        yield Engine(url, client, Limit(16, 64))
 
 
-async def test_an_answer_carries_the_engines_token_ids(any_engine: Engine) -> None:
-    served = await any_engine.served_model()
-    whole = await any_engine.answer(served.name, QUESTION, Sampling(temperature=0.0, max_tokens=200))
+@pytest.fixture
+async def control(any_engine: Engine) -> AsyncIterator[Control]:
+    async with httpx.AsyncClient() as client:
+        yield Control(any_engine.url, client)
+
+
+async def test_an_answer_carries_the_engines_token_ids(any_engine: Engine, control: Control) -> None:
+    model = (await control.served_model()).name
+    whole = await any_engine.answer(model, QUESTION, Sampling(temperature=0.0, max_tokens=200))
     assert whole.finish_reason == "stop"
     assert len(whole.prompt_token_ids) > 5
-    cut = await any_engine.answer(served.name, QUESTION, Sampling(temperature=0.0, max_tokens=1))
+    cut = await any_engine.answer(model, QUESTION, Sampling(temperature=0.0, max_tokens=1))
     assert cut.prompt_token_ids == whole.prompt_token_ids
     assert (cut.finish_reason, cut.token_ids) == ("length", whole.token_ids[:1])
     # The end-of-turn token is the last one exactly when the answer ended by itself.
     longer = [*QUESTION, {"role": "assistant", "content": whole.text}, {"role": "user", "content": "Think again."}]
-    other = await any_engine.answer(served.name, longer, Sampling(temperature=0.0, max_tokens=200))
+    other = await any_engine.answer(model, longer, Sampling(temperature=0.0, max_tokens=200))
     assert other.finish_reason == "stop"
     assert other.token_ids[-1] == whole.token_ids[-1] != cut.token_ids[-1]
 
 
-async def test_a_context_that_is_too_long_is_told_from_other_refusals(any_engine: Engine) -> None:
-    served = await any_engine.served_model()
-    endless = [{"role": "user", "content": "word " * 4000}]
+async def test_an_answer_ends_where_the_context_does_and_a_longer_context_is_refused(
+    any_engine: Engine, control: Control
+) -> None:
+    served = await control.served_model()
+    assert served.context == 2048
+    once = await any_engine.answer(served.name, PROBE, GREEDY)
+    longer = await any_engine.answer(served.name, [{**PROBE[0], "content": PROBE[0]["content"] + " word"}], GREEDY)
+    step = len(longer.prompt_token_ids) - len(once.prompt_token_ids)
+    words = (served.context - len(once.prompt_token_ids)) // step
+    nearly = [{**PROBE[0], "content": PROBE[0]["content"] + " word" * words}]
+    answer = await any_engine.answer(served.name, nearly, Sampling(0.0, 8, ignore_eos=True))
+    assert len(answer.prompt_token_ids) + len(answer.token_ids) <= served.context
+    assert answer.finish_reason == "length"
+    endless = [{**PROBE[0], "content": PROBE[0]["content"] + " word" * (words + 9)}]
     with pytest.raises(ContextExceeded):
         await any_engine.answer(served.name, endless, GREEDY)
 
 
-async def test_an_unknown_model_is_refused(any_engine: Engine) -> None:
+async def test_an_unknown_model_is_refused(control: Control) -> None:
     with pytest.raises(Refused, match="DRIFT_ENGINE_MODEL"):
-        await any_engine.served_model("no-such-model")
+        await control.served_model("no-such-model")
 
 
-async def test_reloading_the_same_weights_changes_nothing(any_engine: Engine) -> None:
-    served = await any_engine.served_model()
-    born = await any_engine.born()
+async def test_a_neutral_engine_says_so(control: Control) -> None:
+    assert await check_neutral(control)
+
+
+async def test_an_engine_says_how_much_it_has_to_do(any_engine: Engine, control: Control) -> None:
+    assert await control.load() == Load(0, 0, 0.0)
+    model = (await control.served_model()).name
+    work = asyncio.create_task(any_engine.answer(model, PROBE, Sampling(0.0, 400, ignore_eos=True)))
+    async with asyncio.timeout(60):
+        while (load := await control.load()) is None or load.running == 0:
+            await asyncio.sleep(0.01)
+    assert (load.running, load.waiting) == (1, 0)
+    await work
+
+
+async def test_a_pause_for_new_weights_interrupts_what_is_in_flight(any_engine: Engine, control: Control) -> None:
+    served = await control.served_model()
+    work = asyncio.create_task(any_engine.answer(served.name, PROBE, Sampling(0.0, 1500, ignore_eos=True)))
+    async with asyncio.timeout(60):
+        while (load := await control.load()) is None or load.running == 0:
+            await asyncio.sleep(0.01)
+    await control.load_weights(served.root)
+    with pytest.raises(Interrupted):
+        await work
+
+
+async def test_reloading_the_same_weights_changes_nothing_but_the_label(any_engine: Engine, control: Control) -> None:
+    served = await control.served_model()
     before = await any_engine.answer(served.name, QUESTION, GREEDY)
-    await any_engine.load(served.root)
+    await control.load_weights(served.root)
     after = await any_engine.answer(served.name, QUESTION, GREEDY)
     assert before.token_ids == after.token_ids
-    assert born is not None
-    assert await any_engine.born() == born
-    assert await any_engine.healthy()
+    assert (await control.serves()).weights == served.root
+    assert await control.healthy()
 
 
 @real

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from services.rollout.app import create_app
 from services.rollout.settings import RolloutSettings
 from shared import keys
-from shared.job import State, TrainingState, TrainingStatus, TrainingTask
+from shared.job import State, TrainingState, TrainingStatus
 from tests.fakes.engine import FakeEngine, Serving
 from tests.rollout.client import PROBLEMS, finish, submit, until
 
@@ -95,78 +95,6 @@ async def test_a_job_whose_training_fails_says_why(service: httpx.AsyncClient, r
     status = await finish(service, job)
     assert status.state is State.FAILED
     assert "the loss is not finite" in (status.error or "")
-
-
-async def test_a_trained_policy_is_loaded_before_it_is_evaluated(
-    service: httpx.AsyncClient, redis: Redis, engine: FakeEngine
-) -> None:
-    few = {"trajectories": 2}
-    job = await submit(
-        service, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS}], refresh={"stages": 2}, sampling=few
-    )
-    for stage in range(2):
-        await until(service, job, lambda status: len(status.rollouts) > stage and status.phase == "train")  # noqa: B023
-        entry = ((await redis.xrevrange(keys.TRAININGS, count=1)) or [])[0][1] or {}
-        task = TrainingTask.model_validate_json(entry["task"])
-        assert (task.stage, task.groups) == (stage, len(PROBLEMS))
-        assert task.model == ("/weights/base" if stage == 0 else "/weights/stage-0")
-        done = TrainingStatus(state=TrainingState.SUCCEEDED, stage=stage, checkpoint=f"/weights/stage-{stage}")
-        await redis.set(keys.training(job, stage), done.model_dump_json())
-    status = await finish(service, job)
-    assert status.state is State.SUCCEEDED, status.error
-    assert engine.loads == ["/weights/stage-0", "/weights/stage-1"]
-    assert [(each.policy, each.multi_at[0]) for each in status.evaluations] == [
-        ("base", 0),
-        ("stage-1", 1),
-        ("stage-2", 1),
-    ]
-    assert status.checkpoint == "/weights/stage-1"
-    # The next job begins with the base policy again.
-    again = await finish(service, await submit(service, dataset=None, evaluate=[{"problems": PROBLEMS}]))
-    assert engine.loads[-1] == "/weights/base"
-    assert again.evaluations[0].multi_at[0] == 0
-
-
-async def test_an_engine_that_restarts_is_given_the_policy_again(
-    service: httpx.AsyncClient, redis: Redis, engine: FakeEngine
-) -> None:
-    job = await submit(service, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS * 20}])
-    await until(service, job, lambda status: status.phase == "train")
-    engine.latency_s = 0.3
-    done = TrainingStatus(state=TrainingState.SUCCEEDED, stage=0, checkpoint="/weights/stage-0")
-    await redis.set(keys.training(job, 0), done.model_dump_json())
-    await until(service, job, lambda status: len(engine.loads) == 1 and engine.in_flight > 0)
-    engine.down = True
-    # An engine takes seconds to come back: by then every request to the old one has failed.
-    async with asyncio.timeout(60):
-        while not engine.refused or f'drift_engine_in_flight{{engine="{engine.url}"}} 0.0' not in await metrics(
-            service
-        ):
-            await asyncio.sleep(0.02)
-    engine.restart()
-    status = await finish(service, job)
-    assert engine.loads == ["/weights/stage-0", "/weights/stage-0"]
-    assert status.evaluations[-1].multi_at[0] == 1
-
-
-async def metrics(service: httpx.AsyncClient) -> str:
-    return (await service.get("/metrics")).text
-
-
-async def test_weights_that_no_engine_can_load_fail_the_job(
-    settings: RolloutSettings, redis: Redis, engine: FakeEngine
-) -> None:
-    engine.loadable = False
-    with Serving(create_app(settings.model_copy(update={"engine_deadline_s": 0.5}))) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
-            job = await submit(client, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS}])
-            await until(client, job, lambda status: status.phase == "train")
-            done = TrainingStatus(state=TrainingState.SUCCEEDED, stage=0, checkpoint="/weights/stage-0")
-            await redis.set(keys.training(job, 0), done.model_dump_json())
-            status = await finish(client, job)
-    assert status.state is State.FAILED
-    assert "stage-1" in (status.error or "")
-    assert "scripted fault" in (status.error or "")
 
 
 async def test_only_a_known_token_is_served(settings: RolloutSettings) -> None:

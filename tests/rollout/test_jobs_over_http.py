@@ -2,6 +2,7 @@
 
 import httpx
 
+from services.rollout.engines.inspection import PROBE
 from tests.fakes.engine import FakeEngine
 from tests.rollout.client import PROBLEMS, finish, submit
 
@@ -49,7 +50,9 @@ async def test_an_evaluation_measures_greedy_episodes(service: httpx.AsyncClient
 
 async def test_sampling_is_neutral_and_carries_no_seed(service: httpx.AsyncClient, engine: FakeEngine) -> None:
     await finish(service, await submit(service, sampling={"trajectories": 1, "temperature": 0.7}))
-    for body in engine.requests:
+    asked = [body for body in engine.requests if body["messages"] != PROBE]
+    assert asked
+    for body in asked:
         assert "seed" not in body
         assert body["temperature"] == 0.7
         assert (body["top_p"], body["top_k"], body["min_p"], body["repetition_penalty"]) == (1.0, -1, 0.0, 1.0)

@@ -1,14 +1,18 @@
-"""One inference engine: a vLLM server spoken to over the OpenAI protocol.
+"""One inference engine as requests see it: a vLLM server, or a router before several, over the OpenAI protocol.
 
 Sampling is neutral: everything that could bend the distribution is sent explicitly, and no seed is
 (a fixed one makes trajectories dependent, and kills vLLM's CPU build). Token ids are the engine's own.
 """
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
 
+from services.rollout.engines.breaker import Breaker, Circuit
+from services.rollout.engines.limit import Limit
 from services.rollout.prompts import Message
 from shared.errors import DriftError, Unavailable
 
@@ -20,6 +24,8 @@ NEUTRAL = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
+AFFINITY_HEADER = "x-session-id"
+"""What vLLM's router keeps together with `--policy consistent_hash`; an engine itself does not look at it."""
 _CONTEXT_WORDS = ("context length", "max_model_len", "maximum model length", "longer than the maximum")
 
 
@@ -28,11 +34,15 @@ class Refused(DriftError):
 
 
 class ContextExceeded(Refused):
-    """The context and the answer would not fit the model's length."""
+    """The context does not fit the model's length."""
 
 
 class EngineDown(Unavailable):
     """The engine did not answer; the request may be repeated, here or elsewhere."""
+
+
+class Interrupted(EngineDown):
+    """The engine is well, but gave up this request: it was given another policy, or has no room."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class Sampling:
 
     temperature: float
     max_tokens: int
+    ignore_eos: bool = False
+    """Sample on until `max_tokens`: how to learn whether an engine cuts answers short by itself."""
 
 
 @dataclass(frozen=True)
@@ -51,112 +63,90 @@ class Answer:
     token_ids: list[int]
     text: str
     finish_reason: str
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """What `/v1/models` says."""
-
-    name: str
-    root: str
-    """Folder or hub name of the weights that the engine was started with."""
+    """`stop`, or `length` at the job's limit or the context's end."""
 
 
 class Engine:
-    """A client of one engine; `in_flight` counts this process's requests there."""
+    """A client of one engine, and what is known of it."""
 
-    def __init__(self, url: str, client: httpx.AsyncClient) -> None:
+    def __init__(self, url: str, client: httpx.AsyncClient, limit: Limit) -> None:
         self.url = url
-        self.in_flight = 0
+        self.limit = limit
+        self.breaker = Breaker(time.monotonic)
         self.serving: str | None = None
         """Weights that the engine is known to serve; None while it is down or unknown."""
+        self.doubted = asyncio.Event()
+        """Set when a request has failed: whoever watches the engine looks at once."""
+        self.in_flight = 0
+        """Requests of this process there."""
+        self.most_in_flight = 0
+        """The most since the engine was last looked at."""
         self._client = client
 
-    async def answer(self, model: str, messages: Sequence[Message], sampling: Sampling) -> Answer:
+    @property
+    def places(self) -> int:
+        """How many more requests it may be sent now."""
+        if not self.breaker.admits:
+            return 0
+        return self.limit.value - self.in_flight if self.breaker.state is Circuit.CLOSED else 1
+
+    async def answer(self, model: str, messages: Sequence[Message], sampling: Sampling, group: int = 0) -> Answer:
         """Sample one answer; raises `EngineDown` where repeating may help and `Refused` where it may not."""
+        self.breaker.begin()
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            answer = await self._ask(model, messages, sampling, group)
+        except Refused:
+            self.breaker.succeed()
+            raise
+        except EngineDown as error:
+            if isinstance(error, Interrupted):
+                self.breaker.succeed()
+            else:
+                self.breaker.fail()
+            self.serving = None  # Until it has been seen to serve this policy: it may be another process by then.
+            self.doubted.set()
+            raise
+        except asyncio.CancelledError:
+            self.breaker.abandon()
+            raise
+        finally:
+            self.in_flight -= 1
+        self.breaker.succeed()
+        return answer
+
+    async def _ask(self, model: str, messages: Sequence[Message], sampling: Sampling, group: int) -> Answer:
         body = NEUTRAL | {
             "model": model,
             "messages": list(messages),
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
+            "ignore_eos": sampling.ignore_eos,
             "return_token_ids": True,
         }
-        self.in_flight += 1
+        headers = {AFFINITY_HEADER: str(group)}
         try:
-            reply = await self._client.post(f"{self.url}/v1/chat/completions", json=body)
+            reply = await self._client.post(f"{self.url}/v1/chat/completions", json=body, headers=headers)
         except httpx.TransportError as error:
-            self.serving = None
             raise EngineDown(f"The engine at {self.url} does not answer: {type(error).__name__}.") from error
-        finally:
-            self.in_flight -= 1
-        if reply.status_code >= 500 or reply.status_code in (408, 429):
-            if reply.status_code >= 500:
-                self.serving = None  # Until it has been seen to be the same process in good health.
-            raise EngineDown(f"The engine at {self.url} answers {reply.status_code}: {reply.text[:200]}")
         if reply.status_code >= 400:
-            kind = ContextExceeded if any(words in reply.text for words in _CONTEXT_WORDS) else Refused
-            raise kind(f"The engine at {self.url} refuses the request ({reply.status_code}): {reply.text[:500]}")
-        return _read_answer(reply)
-
-    async def healthy(self) -> bool:
-        """Whether the engine answers its health check."""
-        try:
-            return (await self._client.get(f"{self.url}/health", timeout=5.0)).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    async def born(self) -> str | None:
-        """The engine process's start time, from its metrics; tells a restarted engine from an old one."""
-        try:
-            text = (await self._client.get(f"{self.url}/metrics", timeout=5.0)).text
-        except httpx.TransportError:
-            return None
-        return next(
-            (line.split()[1] for line in text.splitlines() if line.startswith("process_start_time_seconds ")), None
-        )
-
-    async def served_model(self, name: str | None = None) -> ServedModel:
-        """The model to ask for: `name`, or the first that is served."""
-        try:
-            reply = await self._client.get(f"{self.url}/v1/models", timeout=10.0)
-            cards = reply.raise_for_status().json()["data"]
-        except (httpx.HTTPError, KeyError, ValueError) as error:
-            raise EngineDown(f"The engine at {self.url} does not list its models: {error!r}.") from error
-        served = {card["id"]: ServedModel(card["id"], card.get("root") or card["id"]) for card in cards}
-        if name is None and served:
-            return next(iter(served.values()))
-        if name is None or name not in served:
-            raise Refused(
-                f"The engine at {self.url} serves {', '.join(served) or 'nothing'}, not {name}.",
-                remedy="Set DRIFT_ENGINE_MODEL to a served model.",
-            )
-        return served[name]
-
-    async def load(self, weights: str) -> None:
-        """Put the weights of a Hugging Face folder in place, without a restart, and drop the prefix cache."""
-        await self._control("/pause", {})
-        try:
-            rpc = {"method": "reload_weights", "kwargs": {"weights_path": weights}}
-            await self._control("/collective_rpc", rpc)
-            await self._control("/reset_prefix_cache", {})
-        finally:
-            await self._control("/resume", {})
-
-    async def _control(self, path: str, body: dict[str, object]) -> None:
-        try:
-            reply = await self._client.post(f"{self.url}{path}", json=body or None, timeout=600.0)
-        except httpx.TransportError as error:
-            raise EngineDown(f"The engine at {self.url} does not answer {path}: {type(error).__name__}.") from error
-        if reply.status_code == 404:
-            raise Refused(
-                f"The engine at {self.url} has no {path}: it cannot take new weights.",
-                remedy="Start vLLM with VLLM_SERVER_DEV_MODE=1, on a network that only this service reaches.",
-            )
-        if reply.status_code >= 400:
-            raise EngineDown(f"The engine at {self.url} answers {path} with {reply.status_code}: {reply.text[:300]}")
+            raise _read_refusal(self.url, reply)
+        return _read_answer(self.url, reply)
 
 
-def _read_answer(reply: httpx.Response) -> Answer:
+def _read_refusal(url: str, reply: httpx.Response) -> DriftError:
+    said = f"{reply.status_code}: {reply.text[:500]}"
+    if reply.status_code in (408, 429):
+        return Interrupted(f"The engine at {url} has no room: {said}")
+    if reply.status_code >= 500 or reply.status_code == 404:
+        # The model was there when the job began: an engine that does not know it has been restarted since.
+        return EngineDown(f"The engine at {url} answers {said}")
+    kind = ContextExceeded if any(words in reply.text for words in _CONTEXT_WORDS) else Refused
+    return kind(f"The engine at {url} refuses the request ({said})")
+
+
+def _read_answer(url: str, reply: httpx.Response) -> Answer:
     try:
         body = reply.json()
         choice = body["choices"][0]
@@ -164,8 +154,14 @@ def _read_answer(reply: httpx.Response) -> Answer:
         text, finish_reason = choice["message"]["content"] or "", choice["finish_reason"]
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise Refused(
-            f"The engine's answer lacks {error}.", remedy="It must know `return_token_ids`: use vLLM 0.10.2 or later."
+            f"The answer of the engine at {url} lacks {error}.",
+            remedy="It must know `return_token_ids`: use vLLM 0.10.2 or later.",
         ) from error
     if prompt is None or sampled is None:
-        raise Refused("The engine returned no token ids.", remedy="Use an engine that honours `return_token_ids`.")
-    return Answer(prompt, sampled, text, finish_reason or "stop")
+        raise Refused(
+            f"The engine at {url} returned no token ids.", remedy="Use an engine that honours `return_token_ids`."
+        )
+    if finish_reason not in ("stop", "length"):
+        # vLLM answers 200 with `abort` and the tokens so far when it is paused for new weights.
+        raise Interrupted(f"The engine at {url} ended an answer with {finish_reason!r}.")
+    return Answer(prompt, sampled, text, finish_reason)

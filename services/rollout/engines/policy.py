@@ -1,86 +1,146 @@
-"""Keeps every engine on the wanted policy: after a training, and after an engine has been restarted.
+"""Keeps every engine on the wanted policy, and its limit in step with its load: one watcher an engine.
 
-The conductor loads; every replica only uses an engine whose record in Redis says that this very engine
-process was given the wanted weights. A restarted engine is back on the weights that it was started with,
-so a record holds the process's start time, and an engine that tells none is loaded anew by each conductor.
+A policy is a Hugging Face folder of full weights, or a LoRA adapter's folder over such weights. The conductor loads;
+every replica uses an engine only while the engine itself says that it serves the wanted policy (`control.py`), so
+that an engine that was restarted, and is back on the weights that it was started with, takes no request before
+it has been given the policy again.
 """
 
 import asyncio
 import contextlib
 import json
+from pathlib import Path
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
-from services.rollout.engines.engine import Engine, EngineDown, Refused
+from services.rollout.engines.control import ADAPTER_PREFIX, Control, Served, adapter_name
+from services.rollout.engines.engine import Engine, Refused
+from services.rollout.engines.inspection import check_neutral
 from services.rollout.engines.pool import Engines
-from shared import keys
+from shared.errors import DriftError
 from shared.telemetry import get_logger
 
 WATCH_S = 1.0
 log = get_logger(__name__)
 
 
+def adapter_base(weights: str) -> str | None:
+    """The full weights beneath a LoRA adapter's folder; None for a folder or hub name of full weights."""
+    config = Path(weights) / "adapter_config.json"
+    if not config.is_file():
+        return None
+    try:
+        return str(json.loads(config.read_bytes())["base_model_name_or_path"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DriftError(
+            f"{config} does not name its base model: {error!r}.", remedy="Save the adapter with peft's save_pretrained."
+        ) from error
+
+
+def request_model(weights: str, model: str) -> str:
+    """The name that requests for a policy ask for: the adapter's, or the engine's own."""
+    return model if adapter_base(weights) is None else adapter_name(weights)
+
+
 class Policies:
     """Watches the engines of one replica."""
 
-    def __init__(self, redis: Redis, engines: Engines) -> None:
-        self._redis = redis
+    def __init__(self, engines: Engines) -> None:
         self._engines = engines
-        self._loaded: dict[str, str] = {}
         self.conducting = False
         """Whether this replica may load weights."""
         self.trouble: str | None = None
-        """Why the wanted policy could not be loaded, for the job's progress."""
+        """Why an engine does not serve the wanted policy, for the job's progress."""
+        self.refusal: Refused | None = None
+        """Why it never will."""
+        self._checked: set[str] = set()
+        """Servers whose sampling has been found neutral since they were last away."""
 
     async def watch(self) -> None:
-        """Look at every engine, again and again, until cancelled."""
-        while True:
-            try:
-                await asyncio.gather(*(self._look_after(engine) for engine in self._engines.members))
-            except (RedisError, EngineDown) as error:
-                self.trouble = str(error)
-                log.warning("engine_trouble", error=str(error))
-            await self._engines.announce()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._engines.wish.wait(), WATCH_S)
-            self._engines.wish.clear()
+        """Look after every engine until cancelled."""
+        async with asyncio.TaskGroup() as watchers:
+            for engine in self._engines.members:
+                watchers.create_task(self._watch(engine))
 
     def served(self, weights: str) -> bool:
         """Whether any engine serves these weights now."""
         return any(engine.serving == weights for engine in self._engines.members)
 
-    async def _look_after(self, engine: Engine) -> None:
-        wanted = self._engines.wanted
-        if wanted is None:
-            return
-        if not await engine.healthy():
-            engine.serving = None
-            self._loaded.pop(engine.url, None)
-            self.trouble = f"The engine at {engine.url} does not answer its health check."
-            return
-        if engine.serving == wanted:
-            return
-        born = await engine.born()
-        record = json.dumps({"weights": wanted, "born": born})
-        known = await self._redis.hget(keys.ENGINE_POLICIES, engine.url)
-        if self.conducting and (known != record or (born is None and self._loaded.get(engine.url) != wanted)):
-            await self._load(engine, wanted)
-            await self._redis.hset(keys.ENGINE_POLICIES, engine.url, record)
-            known = record
-        if known == record:
-            engine.serving = wanted
-            self.trouble = None
+    async def _watch(self, engine: Engine) -> None:
+        controls = self._engines.controls(engine)
+        while True:
+            engine.doubted.clear()
+            try:
+                serving = await self._look_after(engine, controls)
+                if not engine.doubted.is_set():  # Else a request has failed meanwhile: look again.
+                    engine.serving = serving
+            except DriftError as error:
+                engine.serving = None
+                self.trouble = str(error)
+                self.refusal = error if isinstance(error, Refused) else None
+                log.warning("engine_trouble", engine=engine.url, error=str(error))
+            self._engines.announce()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(engine.doubted.wait(), WATCH_S)
 
-    async def _load(self, engine: Engine, weights: str) -> None:
-        started_with = (await engine.served_model()).root
-        untouched = not await self._redis.hexists(keys.ENGINE_POLICIES, engine.url)
-        try:
-            if not (untouched and weights == started_with):
-                await engine.load(weights)
-        except Refused:
-            # An engine without the reload routes can only ever serve what it was started with.
-            if weights != started_with:
-                raise
-        self._loaded[engine.url] = weights
-        log.info("policy_loaded", engine=engine.url, weights=weights)
+    async def _look_after(self, engine: Engine, controls: list[Control]) -> str | None:
+        """The wanted weights, when the engine serves them; its servers are given them first if need be."""
+        wanted = self._engines.wanted
+        loads = [load for control in controls if (load := await control.load())]
+        if loads:
+            engine.limit.update(sum(loads[1:], loads[0]), engine.most_in_flight)
+        engine.most_in_flight = engine.in_flight
+        if wanted is None:
+            return None
+        base = adapter_base(wanted)
+        seen = [await self._put_in_place(engine, control, wanted, base) for control in controls]
+        found = [served for served in seen if served is not None]
+        # A server behind a router that is away comes back with what it was started with.
+        if not found or (len(found) < len(seen) and found[0].root != wanted):
+            return None
+        for served in found:
+            if not _fits(served, wanted, base):
+                self.trouble = f"{engine.url} serves {served.weights or 'unfinished weights'}, not {wanted}."
+                return None
+        self.trouble = self.refusal = None
+        return wanted
+
+    async def _put_in_place(self, engine: Engine, control: Control, wanted: str, base: str | None) -> Served | None:
+        """What the server says that it serves; None when it is away."""
+        if not await control.healthy():
+            self._checked.discard(control.url)
+            self.trouble = f"The engine at {control.url} does not answer its health check."
+            return None
+        if control.url not in self._checked:
+            await check_neutral(control)
+            self._checked.add(control.url)
+        served = await control.serves()
+        if not self.conducting or _fits(served, wanted, base):
+            return served
+        engine.serving = None
+        await _load(control, served, wanted, base)
+        log.info("policy_loaded", engine=control.url, weights=wanted)
+        return await control.serves()
+
+
+def _fits(serves: Served, wanted: str, base: str | None) -> bool:
+    if base is None:
+        return serves.weights == wanted
+    return serves.weights == base and serves.adapters.get(adapter_name(wanted)) == wanted
+
+
+async def _load(control: Control, served: Served, wanted: str, base: str | None) -> None:
+    """The full weights where they differ, then the adapter where there is one; other adapters go."""
+    weights = base or wanted
+    for folder in {weights, wanted} - {served.root}:
+        # An engine that is asked for weights that are not there dies of it.
+        if Path(folder).is_absolute() and not Path(folder).is_dir():
+            raise Refused(
+                f"There is no folder {folder} to load into the engine at {control.url}.",
+                remedy="The rollout service, the trainer and the engines must see DRIFT_RUNS_ROOT under the same path.",
+            )
+    for name in served.adapters:
+        if name.startswith(ADAPTER_PREFIX) and name != adapter_name(wanted):
+            await control.drop_adapter(name)
+    if served.weights != weights:
+        await control.load_weights(weights)
+    if base is not None and served.adapters.get(adapter_name(wanted)) != wanted:
+        await control.load_adapter(wanted)

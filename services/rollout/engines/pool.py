@@ -2,18 +2,22 @@
 
 A group stays with one engine, so that its siblings share a prefix cache. A request whose engine dies is
 repeated, there or elsewhere, within a deadline; only the turn in flight is lost. An engine takes requests
-only while it is known to serve the wanted policy.
+only while it is known to serve the wanted policy, its breaker is closed and its limit has a free place.
 """
 
 import asyncio
 import hashlib
+from collections import deque
 from collections.abc import Sequence
 
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.rollout.engines.engine import Answer, Engine, EngineDown, Sampling, ServedModel
+from services.rollout.engines.breaker import Circuit
+from services.rollout.engines.control import Control
+from services.rollout.engines.engine import Answer, Engine, EngineDown, Sampling
+from services.rollout.engines.limit import Limit
 from services.rollout.prompts import Message
 from services.rollout.settings import RolloutSettings
 
@@ -26,30 +30,33 @@ class Engines:
     """All engines of the service."""
 
     def __init__(self, settings: RolloutSettings, registry: CollectorRegistry) -> None:
-        limit = settings.engine_concurrency * len(settings.engine_urls)
+        limit = settings.engine_in_flight_max * len(settings.engine_urls)
         # httpx's own transport looks through all connections at every request: 3 ms each with 64 of them.
         self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(limits=httpx.Limits(max_connections=limit + 16, keepalive_expiry=KEEP_ALIVE_S)),
+            transport=AiohttpTransport(limits=httpx.Limits(max_connections=limit, keepalive_expiry=KEEP_ALIVE_S)),
             timeout=httpx.Timeout(settings.engine_deadline_s, connect=10.0),
         )
-        self.members = [Engine(url, self._client) for url in settings.engine_urls]
+        # What watches the engines must not queue behind thousands of requests for a connection.
+        self._control_client = httpx.AsyncClient()
+        self.members = [
+            Engine(url, self._client, Limit(settings.engine_in_flight_min, settings.engine_in_flight_max))
+            for url in settings.engine_urls
+        ]
         self.wanted: str | None = None
         """Weights that requests are meant for; see `policy.py`."""
-        self.wish = asyncio.Event()
-        """Set when other weights are wanted than before."""
         self._settings = settings
-        self._freed = asyncio.Condition()
-        self._turns = Counter("drift_engine_turns", "Turns sampled", ["engine"], registry=registry)
-        self._tokens = Counter("drift_engine_tokens", "Tokens sampled", ["engine"], registry=registry)
-        self._retries = Counter("drift_engine_retries", "Turns repeated", ["engine"], registry=registry)
-        in_flight = Gauge("drift_engine_in_flight", "Requests in flight", ["engine"], registry=registry)
-        for engine in self.members:
-            in_flight.labels(engine.url).set_function(lambda engine=engine: engine.in_flight)
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._observe(registry)
+
+    def controls(self, engine: Engine) -> list[Control]:
+        """The servers behind an engine's address: itself, or those behind a router."""
+        urls = self._settings.engine_control_urls or (engine.url,)
+        return [Control(url, self._control_client) for url in urls]
 
     @property
     def capacity(self) -> int:
-        """Requests that may be in flight at once."""
-        return self._settings.engine_concurrency * len(self.members)
+        """Requests that may be in flight at once, at the engines that serve the wanted policy."""
+        return sum(engine.limit.value for engine in self._usable())
 
     async def answer(
         self, model: str, messages: Sequence[Message], sampling: Sampling, group: int
@@ -59,7 +66,7 @@ class Engines:
         while True:
             engine = await self._choose(group, deadline)
             try:
-                answer = await engine.answer(model, messages, sampling)
+                answer = await engine.answer(model, messages, sampling, group)
             except EngineDown:
                 self._retries.labels(engine.url).inc()
                 if asyncio.get_running_loop().time() > deadline:
@@ -67,7 +74,7 @@ class Engines:
                 await asyncio.sleep(RETRY_PAUSE_S)
                 continue
             finally:
-                await self.announce()
+                self.announce()
             self._turns.labels(engine.url).inc()
             self._tokens.labels(engine.url).inc(len(answer.token_ids))
             return answer, engine.url
@@ -76,42 +83,68 @@ class Engines:
         """Say which weights requests are meant for from now on."""
         if weights != self.wanted:
             self.wanted = weights
-            self.wish.set()
+            for engine in self.members:
+                engine.doubted.set()
 
-    async def announce(self) -> None:
-        """Wake the requests that wait for an engine: a place is free, or an engine has come back."""
-        async with self._freed:
-            self._freed.notify_all()
-
-    async def served_model(self) -> ServedModel:
-        """What the engines serve, asked of the first that answers."""
-        refusal: EngineDown | None = None
-        for engine in self.members:
-            try:
-                return await engine.served_model(self._settings.engine_model)
-            except EngineDown as error:
-                refusal = error
-        raise refusal or EngineDown("No engine is set.", remedy="Set DRIFT_ENGINE_URLS.")
+    def announce(self) -> None:
+        """Wake as many waiting requests as there are free places; also to be called when an engine has come back."""
+        free = sum(max(0, engine.places) for engine in self._usable())
+        while free > 0 and self._queue:
+            waiting = self._queue.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                free -= 1
 
     async def close(self) -> None:
         await self._client.aclose()
+        await self._control_client.aclose()
+
+    def _usable(self) -> list[Engine]:
+        return [engine for engine in self.members if self.wanted and engine.serving == self.wanted]
 
     async def _choose(self, group: int, deadline: float) -> Engine:
-        async with self._freed:
-            while True:
-                usable = [engine for engine in self.members if self.wanted and engine.serving == self.wanted]
-                free = [engine for engine in usable if engine.in_flight < self._settings.engine_concurrency]
-                if free:
-                    return max(free, key=lambda engine: _affinity(engine.url, group))
-                remaining = deadline - asyncio.get_running_loop().time()
-                try:
-                    await asyncio.wait_for(self._freed.wait(), remaining)
-                except TimeoutError:
-                    names = ", ".join(engine.url for engine in self.members)
-                    raise EngineDown(
-                        f"No engine of {names} served {self.wanted} within {self._settings.engine_deadline_s:.0f} s.",
-                        remedy="See the engines' logs, or raise DRIFT_ENGINE_DEADLINE_S.",
-                    ) from None
+        while self._queue and self._queue[0].done():
+            self._queue.popleft()
+        my_turn = not self._queue
+        while True:
+            free = [engine for engine in self._usable() if engine.places > 0]
+            if free and my_turn:
+                return max(free, key=lambda engine: _affinity(engine.url, group))
+            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._queue.append(woken)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await woken
+                my_turn = True
+            except TimeoutError:
+                names = ", ".join(engine.url for engine in self.members)
+                raise EngineDown(
+                    f"No engine of {names} served {self.wanted} within {self._settings.engine_deadline_s:.0f} s.",
+                    remedy="See the engines' logs, or raise DRIFT_ENGINE_DEADLINE_S.",
+                ) from None
+            except asyncio.CancelledError:
+                if not woken.cancelled():
+                    self.announce()  # The place that it was woken for is another's.
+                raise
+
+    def _observe(self, registry: CollectorRegistry) -> None:
+        self._turns = Counter("drift_engine_turns", "Turns sampled", ["engine"], registry=registry)
+        self._tokens = Counter("drift_engine_tokens", "Tokens sampled", ["engine"], registry=registry)
+        self._retries = Counter("drift_engine_retries", "Turns repeated", ["engine"], registry=registry)
+        in_flight = Gauge("drift_engine_in_flight", "Requests in flight", ["engine"], registry=registry)
+        limit = Gauge("drift_engine_limit", "Most requests in flight now", ["engine"], registry=registry)
+        serving = Gauge("drift_engine_serving", "1 while it serves the wanted policy", ["engine"], registry=registry)
+        circuit = Gauge("drift_engine_circuit", "1 for the breaker's state", ["engine", "state"], registry=registry)
+        for engine in self.members:
+            in_flight.labels(engine.url).set_function(lambda engine=engine: engine.in_flight)
+            limit.labels(engine.url).set_function(lambda engine=engine: engine.limit.value)
+            serving.labels(engine.url).set_function(lambda engine=engine: engine in self._usable())
+            for state in Circuit:
+                circuit.labels(engine.url, state).set_function(
+                    lambda engine=engine, state=state: engine.breaker.state is state
+                )
+        waiting = Gauge("drift_engine_queue", "Turns that wait for a place at an engine", registry=registry)
+        waiting.set_function(lambda: len(self._queue))
 
 
 def _affinity(url: str, group: int) -> bytes:

@@ -1,0 +1,92 @@
+"""What the engines are asked before a job generates a token: is the model there, is sampling neutral, is there room?
+
+Every parameter of the sampling is sent with each request. What an engine can still do by itself is cut answers short
+(a `max_new_tokens` of its generation configuration) and bend the distribution with logits processors of its own.
+"""
+
+from collections.abc import Sequence
+
+from services.rollout.engines.control import Configuration, Control, ServedModel
+from services.rollout.engines.engine import Engine, EngineDown, Refused, Sampling
+from services.rollout.engines.pool import Engines
+
+PROBE = [{"role": "user", "content": "Count to ten."}]
+
+
+async def inspect(engines: Engines, name: str | None, max_tokens: int) -> ServedModel:
+    """The model that all engines serve.
+
+    Raises `Refused` when an engine that answers is not fit for a job with answers of `max_tokens`, and `EngineDown`
+    when none answers: then it may be asked again.
+    """
+    found: list[tuple[Control, ServedModel]] = []
+    away: EngineDown | None = None
+    for engine in engines.members:
+        silent = False
+        try:
+            for control in engines.controls(engine):
+                model = await control.served_model(name)
+                _check_room(control.url, model, max_tokens)
+                silent |= not await check_neutral(control)
+                found.append((control, model))
+            await _probe(engine, found[-1][1].name, max_tokens if silent else 1)
+        except EngineDown as error:
+            away = error
+    if not found:
+        raise away or EngineDown("No engine is set.", remedy="Set DRIFT_ENGINE_URLS.")
+    _check_agreement(found)
+    return found[0][1]
+
+
+async def check_neutral(control: Control) -> bool:
+    """Whether the engine says that it adds nothing to a request; False when it does not say. Raises `Refused`."""
+    configuration = await control.configuration()
+    if configuration is None:
+        return False
+    if complaint := complain(configuration):
+        raise Refused(
+            f"The engine at {control.url} bends the sampling by itself: {complaint}.",
+            remedy="Start vLLM with `--generation-config vllm`, without `--override-generation-config` and"
+            " `--logits-processors`.",
+        )
+    return True
+
+
+def complain(configuration: Configuration) -> str | None:
+    """What is not neutral about an engine."""
+    if configuration.generation != "vllm":
+        return f"its defaults come from the model's generation_config.json (`{configuration.generation}`)"
+    if configuration.overrides:
+        return f"its defaults are overridden with {configuration.overrides}"
+    if configuration.processors:
+        return f"it applies the logits processors {', '.join(configuration.processors)}"
+    return None
+
+
+def _check_room(url: str, model: ServedModel, max_tokens: int) -> None:
+    if model.context is not None and max_tokens >= model.context:
+        raise Refused(
+            f"sampling.max_tokens {max_tokens} leaves no room for a prompt: the engine at {url} has a context of"
+            f" {model.context} tokens.",
+            remedy="Ask for fewer tokens, or start vLLM with a longer --max-model-len.",
+        )
+
+
+def _check_agreement(found: Sequence[tuple[Control, ServedModel]]) -> None:
+    first, model = found[0]
+    for control, other in found[1:]:
+        if other != model:
+            raise Refused(
+                f"The engines do not serve the same model: {first.url} says {model}, {control.url} says {other}.",
+                remedy="Start all engines with the same model, --served-model-name and --max-model-len.",
+            )
+
+
+async def _probe(engine: Engine, model: str, tokens: int) -> None:
+    """One answer as the job will ask for it: with token ids, and of the length that was asked for."""
+    answer = await engine.answer(model, PROBE, Sampling(0.0, tokens, ignore_eos=True))
+    if len(answer.token_ids) != tokens:
+        raise Refused(
+            f"The engine at {engine.url} cuts answers short by itself, at {len(answer.token_ids)} tokens of {tokens}.",
+            remedy="Start vLLM with `--generation-config vllm` and without `--override-generation-config`.",
+        )

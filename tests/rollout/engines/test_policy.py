@@ -1,0 +1,92 @@
+"""Policies: what was trained is in place before it is asked, after a restart as well, or the job says why not."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+from redis.asyncio import Redis
+
+from services.rollout.app import create_app
+from services.rollout.settings import RolloutSettings
+from shared import keys
+from shared.job import State, TrainingState, TrainingStatus, TrainingTask
+from tests.fakes.engine import FakeEngine, Serving
+from tests.rollout.client import PROBLEMS, finish, submit, until
+
+
+async def finish_training(redis: Redis, job: str, stage: int, folder: Path) -> str:
+    """Be the trainer: leave a checkpoint and say so."""
+    folder.mkdir(exist_ok=True)
+    done = TrainingStatus(state=TrainingState.SUCCEEDED, stage=stage, checkpoint=str(folder))
+    await redis.set(keys.training(job, stage), done.model_dump_json())
+    return str(folder)
+
+
+async def test_a_trained_policy_is_loaded_before_it_is_evaluated(
+    service: httpx.AsyncClient, redis: Redis, engine: FakeEngine, tmp_path: Path
+) -> None:
+    few = {"trajectories": 2}
+    job = await submit(
+        service, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS}], refresh={"stages": 2}, sampling=few
+    )
+    made: list[str] = []
+    for stage in range(2):
+        await until(service, job, lambda status: len(status.rollouts) > stage and status.phase == "train")  # noqa: B023
+        entry = ((await redis.xrevrange(keys.TRAININGS, count=1)) or [])[0][1] or {}
+        task = TrainingTask.model_validate_json(entry["task"])
+        assert (task.stage, task.groups) == (stage, len(PROBLEMS))
+        assert task.model == [engine.root, *made][-1]
+        made.append(await finish_training(redis, job, stage, tmp_path / f"stage-{stage}"))
+    status = await finish(service, job)
+    assert status.state is State.SUCCEEDED, status.error
+    assert engine.loads == made
+    assert [(each.policy, each.multi_at[0]) for each in status.evaluations] == [
+        ("base", 0),
+        ("stage-1", 1),
+        ("stage-2", 1),
+    ]
+    assert status.checkpoint == made[-1]
+    # The next job begins with the base policy again.
+    again = await finish(service, await submit(service, dataset=None, evaluate=[{"problems": PROBLEMS}]))
+    assert engine.loads[-1] == engine.root
+    assert again.evaluations[0].multi_at[0] == 0
+
+
+async def test_an_engine_that_restarts_is_given_the_policy_again(
+    service: httpx.AsyncClient, redis: Redis, engine: FakeEngine, tmp_path: Path
+) -> None:
+    job = await submit(service, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS * 20}])
+    await until(service, job, lambda status: status.phase == "train")
+    engine.latency_s = 0.3
+    made = await finish_training(redis, job, 0, tmp_path / "stage-0")
+    await until(service, job, lambda status: len(engine.loads) == 1 and engine.in_flight > 0)
+    engine.down = True
+    # An engine takes seconds to come back: by then every request to the old one has failed.
+    async with asyncio.timeout(60):
+        while not engine.refused or f'drift_engine_in_flight{{engine="{engine.url}"}} 0.0' not in await metrics(
+            service
+        ):
+            await asyncio.sleep(0.02)
+    engine.restart()
+    status = await finish(service, job)
+    assert engine.loads == [made, made]
+    assert status.evaluations[-1].multi_at[0] == 1
+
+
+async def metrics(service: httpx.AsyncClient) -> str:
+    return (await service.get("/metrics")).text
+
+
+async def test_weights_that_no_engine_can_load_fail_the_job(
+    settings: RolloutSettings, redis: Redis, engine: FakeEngine, tmp_path: Path
+) -> None:
+    engine.loadable = False
+    with Serving(create_app(settings.model_copy(update={"engine_deadline_s": 0.5}))) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            job = await submit(client, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS}])
+            await until(client, job, lambda status: status.phase == "train")
+            await finish_training(redis, job, 0, tmp_path / "stage-0")
+            status = await finish(client, job)
+    assert status.state is State.FAILED
+    assert "stage-1" in (status.error or "")
+    assert "scripted fault" in (status.error or "")
