@@ -107,7 +107,8 @@ async def run_stack(engine_url: str, concurrency: int, *, pinned: bool = True) -
         environment = {
             "DRIFT_REDIS_URL": redis_url,
             "DRIFT_ENGINE_URLS": engine_url,
-            "DRIFT_ENGINE_CONCURRENCY": str(concurrency),
+            "DRIFT_ENGINE_IN_FLIGHT_MIN": str(concurrency),
+            "DRIFT_ENGINE_IN_FLIGHT_MAX": str(concurrency),
             "DRIFT_VERIFIER_URL": f"http://127.0.0.1:{ports['verifier']}",
             "DRIFT_VERIFIER_PORT": str(ports["verifier"]),
             "DRIFT_ROLLOUT_PORT": str(ports["rollout"]),

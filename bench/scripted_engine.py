@@ -67,7 +67,6 @@ class Engine:
 
     def __init__(self) -> None:
         self.begin(Script())
-        self.born = time.time()
 
     def begin(self, script: Script) -> None:
         """Forget what was measured, and behave like this."""
@@ -179,10 +178,13 @@ class Connection(asyncio.Protocol):
                 self._reply(orjson.dumps({"data": [card]}))
             case b"/metrics":
                 self._reply(
-                    f"process_start_time_seconds {engine.born}\n"
                     f'vllm:num_requests_running{{model_name="{MODEL}"}} {engine.running}\n'
                     f'vllm:num_requests_waiting{{model_name="{MODEL}"}} {len(engine.waiting)}\n'.encode()
                 )
+            case b"/server_info":
+                self._reply(b'{"vllm_config":{"model_config":{"generation_config":"vllm"}}}')
+            case b"/weight_info":
+                self._reply(b'{"weight_version":"default"}')
             case b"/script":
                 engine.begin(Script.model_validate_json(body))
                 self._reply(b"{}")

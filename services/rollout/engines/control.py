@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import httpx
 from pydantic import BaseModel, Field, ValidationError
@@ -60,6 +61,9 @@ class Configuration:
     """Logits processors that the engine applies to every request."""
     adapters: bool
     """Whether it takes LoRA adapters."""
+
+
+B = TypeVar("B", bound=BaseModel)
 
 
 class _Card(BaseModel):
@@ -157,7 +161,7 @@ class Control:
         adapters = {card.id: card.root or "" for card in cards if card.parent is not None}
         root = next((card.root or card.id for card in cards if card.parent is None), "")
         reply = await self._get("/weight_info")
-        label = _Weights.model_validate_json(reply.content).weight_version if reply.is_success else _DEFAULT
+        label = self._read(_Weights, reply).weight_version if reply.is_success else _DEFAULT
         return Served(root, root if label == _DEFAULT else None if label == _LOADING else label, adapters)
 
     async def configuration(self) -> Configuration | None:
@@ -165,7 +169,7 @@ class Control:
         reply = await self._get("/server_info", _SURVEY_S, config_format="json")
         if reply.status_code != 200:
             return None
-        config = _Info.model_validate_json(reply.content).vllm_config
+        config = self._read(_Info, reply).vllm_config
         model = config.model_config_
         return Configuration(
             model.generation_config,
@@ -207,13 +211,14 @@ class Control:
         await self._control("/v1/unload_lora_adapter", {"lora_name": name})
 
     async def _cards(self) -> list[_Card]:
-        reply = await self._get("/v1/models")
+        return self._read(_Cards, await self._get("/v1/models")).data
+
+    def _read(self, schema: type[B], reply: httpx.Response) -> B:
         try:
-            return _Cards.model_validate_json(reply.content).data
+            return schema.model_validate_json(reply.content)
         except ValidationError as error:
-            raise EngineDown(
-                f"The engine at {self.url} does not list its models ({reply.status_code}): {reply.text[:200]}"
-            ) from error
+            said = f"{reply.status_code}: {reply.text[:200]}"
+            raise EngineDown(f"{reply.url} of an engine answers what vLLM does not ({said}).") from error
 
     async def _get(self, path: str, timeout_s: float = _LOOK_S, **query: str) -> httpx.Response:
         try:
