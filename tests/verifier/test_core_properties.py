@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.verifier.grading.cost import Exhausted, allowance, refusal, spend
-from services.verifier.grading.extraction import MAX_REGION, answer_region, extract_math
+from services.verifier.grading.extraction import extract_math
 from services.verifier.grading.normal import normal_form
 from services.verifier.grading.numerals import parse_number
 from services.verifier.grading.parser import parse
+from services.verifier.grading.region import MAX_REGION, answer_region
 from services.verifier.grading.syntax import Unparsed, depth
 from services.verifier.grading.tiers import Decision, decide, decide_math, extract
 from shared.grading import Verdict, VerifyItem

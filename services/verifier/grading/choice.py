@@ -8,7 +8,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from services.verifier.grading.extraction import MAX_CHAIN, answer_region, find_boxes, is_placeholder
+from services.verifier.grading.boxes import MAX_CHAIN, find_boxes
+from services.verifier.grading.region import answer_region, is_placeholder
 
 DEFAULT_LETTERS = "ABCDEFGHIJ"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -171,7 +171,7 @@ LAYOUT = re.compile(
 )
 TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 PLAIN = re.compile(r"[-+]?\d+(?:\.\d+)?")
-ORDINAL_OR_RUPEES = re.compile(r"(?<=\d)(?:st|nd|rd|th)\b|^\s*Rs\.?\s*(?=\d)")
+ORDINAL_OR_RUPEES = re.compile(r"(\d)(?:st|nd|rd|th)\b|^\s*Rs\.?\s*(?=\d)")
 GROUPED = re.compile(r"(?<=\d)(?:,?\\[,!;: ]|\{,\}\s*)+(?=\d{3}(?!\d))")
 FRACTION = re.compile(r"\\(?:[dtcsx]|nice|flat)frac(?![A-Za-z])")
 DIGIT_SPACE_DIGIT = re.compile(r"(?<=\d)\s+(?=\d)")
@@ -186,7 +186,11 @@ DOMAIN = re.compile(
     r"|\s(?:is|are)\s+(?:an?|any|all)?\s*(?:arbitrary\s+|positive\s+|non-?negative\s+)?(?:integers?|constants?|real\s+numbers?))\s*\)?$"
 )
 """What a letter stands for, said behind the answer: `2k\\pi, k \\in \\mathbb{Z}`."""
-SPACE = re.compile(r"\s+")
+TEXT_COMMAND = re.compile(
+    r"\\(?:text|mathrm|mbox|textbf|mathbf|textit|operatorname|textnormal|mathit|mathsf)\*?\{([^{}]*)\}"
+)
+SHORT_FRACTION = re.compile(r"\\frac(\d)(\d)")
+ESCAPED_SIGN = re.compile(r"\\(?=[%$])")
 WORD = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
 
 
@@ -194,6 +198,8 @@ WORD = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
 def clean(text: str) -> str:
     """The text without math delimiters, layout commands and final punctuation; Unicode signs as LaTeX."""
     text = text.strip()
+    if PLAIN.fullmatch(text):
+        return text
     if not text.isascii():
         text = SUPERSCRIPTS.sub(lambda m: "^{" + re.sub(r"[\^{}]", "", m[0]) + "}", text.translate(UNICODE))
     if "{,}" in text or "\\" in text:
@@ -205,7 +211,7 @@ def clean(text: str) -> str:
         text = DELIMITERS.sub(" ", text).replace("\x01", r"\$")
         text = LAYOUT.sub(" ", text)
         text = COLOR.sub("", text) if "color" in text else text
-        text = FRACTION.sub(r"\\frac", text)
+        text = FRACTION.sub(r"\\frac", text) if "frac" in text else text
     if PLAIN.fullmatch(text):
         return text
     if (spelled := in_digits(text)) is not None:
@@ -214,14 +220,13 @@ def clean(text: str) -> str:
         text = text[label.end() :]
     if text[:1] == "]" or text[-1:] == "[" or "[ " in text or "\\cup" in text:
         text = FRENCH_INTERVAL.sub(_usual_interval, text)
-    if ORDINAL_OR_RUPEES.search(text):
-        text = ORDINAL_OR_RUPEES.sub("", text)
+    text = ORDINAL_OR_RUPEES.sub(r"\1", text)
     if ("\\in" in text or "integer" in text or "constant" in text) and text[:1] != "{" and len(text) < MAX_LENGTH:
         text = DOMAIN.sub("", text)
     text = text.strip()
     while text and text[-1] in ".,;:" and not text.endswith(("..", r"\,", r"\;", r"\:")):
         text = text[:-1].rstrip()
-    return SPACE.sub(" ", text).strip("*`").strip()
+    return " ".join(text.split()).strip("*`").strip()
 
 
 def _usual_interval(match: re.Match[str]) -> str:
@@ -232,15 +237,15 @@ def _usual_interval(match: re.Match[str]) -> str:
 @lru_cache(maxsize=8192)
 def squeeze(text: str) -> str:
     """`clean` text without any white space, one spelling of fractions and of text commands."""
+    if " " in text:
+        text = "".join(DIGIT_SPACE_DIGIT.sub("_", text).split())
     if "\\" not in text:
-        return "".join((DIGIT_SPACE_DIGIT.sub("_", text) if " " in text else text).split())
-    text = re.sub(
-        r"\\(?:text|mathrm|mbox|textbf|mathbf|textit|operatorname|textnormal|mathit|mathsf)\*?\s*\{([^{}]*)\}",
-        r"\1",
-        text,
-    )
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
-    return re.sub(r"\s+|\\(?=[{}%$])(?![{}])", "", DIGIT_SPACE_DIGIT.sub("_", text))
+        return text
+    if "\\t" in text or "\\m" in text or "\\o" in text:
+        text = TEXT_COMMAND.sub(r"\1", text)
+    if "\\frac" in text:
+        text = SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    return ESCAPED_SIGN.sub("", text) if "\\%" in text or "\\$" in text else text
 
 
 def normal_form(answer: str) -> str:

@@ -49,12 +49,12 @@ def parse_number(text: str) -> Number | None:
         return Number(Fraction(int(text)))
     if len(text) > MAX_DIGITS or not text or not any(map(str.isdigit, text)):
         return None
-    match = NUMERAL.fullmatch(text)
-    if match and (match["int"] or match["dec"]):
-        return _numeral(match)
-    match = GROUPED.fullmatch(text)
-    if match:
-        return _grouped(match)
+    if "/" not in text and "\\frac" not in text:
+        match = NUMERAL.fullmatch(text)
+        if match and (match["int"] or match["dec"]):
+            return _numeral(match)
+        match = GROUPED.fullmatch(text)
+        return _grouped(match) if match else None
     match = FRACTION.fullmatch(text)
     if match:
         top, bottom = (

@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from services.verifier.grading.boxes import last_box
 from services.verifier.grading.choice import extract_choice, gold_letters, item_letters
 from services.verifier.grading.comparison import compare
 from services.verifier.grading.cost import MAX_DEPTH, MAX_LENGTH, SERVER_STEPS, Exhausted, allowance, nesting, refusal
-from services.verifier.grading.extraction import PROSE, answer_region, extract_math, last_box, lone_number
+from services.verifier.grading.extraction import PROSE, extract_math, lone_number
 from services.verifier.grading.normal import clean, normal_form, squeeze, string_form
 from services.verifier.grading.numerals import numbers_equal, parse_number
 from services.verifier.grading.parser import parse
+from services.verifier.grading.region import answer_region
 from services.verifier.grading.scalars import free_names
 from services.verifier.grading.syntax import Node, Unparsed
-from services.verifier.grading.words import compare_words, is_words, named
+from services.verifier.grading.words import compare_words, named
 from shared.grading import Kind, Method, Verdict, VerifyItem
 
 MAX_REMEMBERED = 8_000
@@ -77,9 +79,7 @@ def _read(
             return Extracted(region, region and string_form(region))
         case "math":
             whole = response.strip()
-            answer = next((gold for gold in golds if gold.strip() == whole), None) or extract_math(
-                response, all(map(is_words, golds))
-            )
+            answer = next((gold for gold in golds if gold.strip() == whole), None) or extract_math(response, golds)
             return Extracted(answer, None if answer is None else normal_form(answer))
 
 

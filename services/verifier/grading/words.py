@@ -1,6 +1,7 @@
 """Answers in words: booleans, lettered options, phrases."""
 
 import re
+from functools import lru_cache
 
 from services.verifier.grading.syntax import Group, Node, Op, Sym
 
@@ -64,6 +65,7 @@ DENIAL = re.compile(r"\b(?:not|never|neither|nor|cannot|no|non)\b|n't\b")
 CLOCK = re.compile(r"(\d{1,2})[:.](\d{2})\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
 
 
+@lru_cache(maxsize=8192)
 def phrase(text: str) -> str:
     """Words in lower case without text commands, punctuation, articles."""
     text = TEXT_COMMAND.sub(" ", text)

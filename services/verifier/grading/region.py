@@ -1,0 +1,61 @@
+"""Which part of a response is the answer's: what follows the reasoning, inside of the last `<answer>`, and nothing that
+the model said beyond its own turn."""
+
+import re
+
+MAX_REGION = 16_000
+"""Most characters, from the end, in which an answer is looked for."""
+SLOT = (
+    r"(?:(?:put|write|insert|your|the|a|final|numeric(?:al)?|letter|option|correct"
+    r"|short)\s+){0,4}(?:answer|solution|result)(?:\s+(?:here|only|letter|goes\s+here))*"
+)
+PLACEHOLDER = re.compile(
+    rf"[\[(<{{]\s*{SLOT}\s*[\])>}}]\.?|(?:your|insert|put)\s+{SLOT}|\.\.\.|…|\[\s*\]", re.IGNORECASE
+)
+END_OF_TURN = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|return|user|EOT|im_start)\|>|</s>|<eos>|<pad>|\[PAD\]|<end_of_turn>"
+    r"|<｜end▁of▁sentence｜>"
+)
+"""Special tokens that end a response; nothing behind them is the model's answer."""
+END_SEEDS = ("<|", "</s>", "<eos>", "<pad>", "[PAD]", "<end_of_turn>", "<｜")
+NEXT_QUESTION = re.compile(r"(?<=\n)\n(?:Question|Problem|Q) ?\d{0,4} ?:")
+"""A model that runs on invents the next question."""
+
+
+def answer_region(response: str) -> str:
+    """What follows the last `</think>`, then the inside of the last `<answer>`; the whole text where neither stands."""
+    end = response.rfind("</think>")
+    text = own_words(response[end + 8 :] if end >= 0 else response.removeprefix("<think>"))
+    folded = text if "nswer>" not in text or "<answer>" in text else text.replace("<Answer>", "<answer>")
+    start = folded.rfind("<answer>")
+    while start >= 0:
+        close = folded.lower().find("</answer>", start)
+        inside = text[start + 8 : close if close >= 0 else len(text)].strip()
+        if inside and not is_placeholder(inside):
+            return tail(inside)
+        start = folded.rfind("<answer>", 0, start)
+        if start < 0:
+            return ""
+    return tail(text.strip())
+
+
+def own_words(text: str) -> str:
+    """The response without what stands behind its end: special tokens, a next question that the model invents."""
+    if any(seed in text for seed in END_SEEDS):
+        text = text.lstrip()
+        while mark := END_OF_TURN.match(text):
+            text = text[mark.end() :].lstrip()
+        end = END_OF_TURN.search(text)
+        text = text[: end.start()] if end else text
+    invented = NEXT_QUESTION.search(text, 1) if "\n\nQ" in text or "\n\nProblem" in text else None
+    return text[: invented.start()] if invented else text
+
+
+def tail(text: str) -> str:
+    """The end of an overlong text: the answer stands last, and every later scan stays short."""
+    return text if len(text) <= MAX_REGION else text[-MAX_REGION:]
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether the text is a template's slot and not an answer."""
+    return len(text) < 100 and PLACEHOLDER.fullmatch(text) is not None
