@@ -1,0 +1,1 @@
+"""`drift study`: a grid of methods and seeds over shared rollouts, with paired statistics and figures."""
