@@ -128,6 +128,13 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   if (event.detail.xhr.status === 200) JSON.parse(event.detail.xhr.responseText).forEach((chart) => draw(chart, gallery));
 });
 
+document.addEventListener("htmx:afterSwap", (event) => {
+  event.detail.target.querySelectorAll("script[data-charts]").forEach((script) => {
+    const gallery = document.getElementById(script.dataset.charts);
+    JSON.parse(script.textContent).forEach((chart) => draw(chart, gallery));
+  });
+});
+
 // What the API says of a refused request is shown as it says it.
 document.addEventListener("htmx:afterRequest", (event) => {
   const notice = document.getElementById("notice"), { xhr, successful } = event.detail;
