@@ -30,6 +30,13 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     """Least severe level that is logged: DEBUG, INFO, WARNING or ERROR."""
 
+    @field_validator("api_keys")
+    @classmethod
+    def _sendable(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(key.get_secret_value().isascii() and key.get_secret_value().isprintable() for key in keys):
+            raise ValueError("a key is sent in a header: use printable ASCII only")
+        return keys
+
 
 class StoreSettings(Settings):
     """Where the rollout service and the trainer meet: Redis, and the folder of runs."""

@@ -91,7 +91,8 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     worker = Worker(redis, jobs, engines, Grader(verifier.verify), settings.high_water)
     steps = Steps(redis, jobs, engines, policies, settings)
     conductor = Conductor(redis, jobs, steps, policies, worker.name)
-    records = Records(Archive(redis, settings.runs_root))
+    archive = Archive(redis, settings.runs_root)
+    records = Records(archive)
     history = History(redis, jobs, policies, lambda: sum(engine.in_flight for engine in engines.members))
 
     @asynccontextmanager
@@ -117,7 +118,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
             if dataset and lies_at_hand(dataset, settings.data_root):
                 await asyncio.to_thread(count_problems, dataset, settings.data_root)
 
-    add_dashboard(app, settings, redis, jobs, history, check)
+    add_dashboard(app, settings, redis=redis, jobs=jobs, history=history, records=records, archive=archive, check=check)
 
     @app.get("/ready", tags=["probes"], response_model=None)
     async def ready() -> Response:

@@ -16,6 +16,7 @@ import pytest
         ("rollout", "DRIFT_ROLLOUT_HOST", "::", "DRIFT_API_KEYS"),
         ("rollout", "DRIFT_ENGINE_URLS", "localhost:1", "http://"),
         ("rollout", "DRIFT_REDIS_URL", "localhost", "redis://"),
+        ("rollout", "DRIFT_API_KEYS", "schlüssel", "printable ASCII"),
     ],
 )
 def test_a_wrong_setting_names_itself_and_its_remedy(service: str, variable: str, value: str, said: str) -> None:
