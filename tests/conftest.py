@@ -1,7 +1,7 @@
 """Fixtures that every suite may use: real Valkeys, the real verifier, a scripted engine and a rollout service."""
 
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from services.rollout.app import create_app
 from services.rollout.settings import RolloutSettings
 from services.verifier.app import create_app as create_verifier
 from shared.stream import connect
-from tests.fakes.engine import FakeEngine, Message, Serving, build_app
+from tests.fakes.engine import FakeEngine, Serving, build_app, second_try
 
 
 @contextmanager
@@ -34,12 +34,6 @@ def valkey() -> Iterator[str]:
     """One Valkey for the session; tests keep apart by unique job ids, nothing is flushed."""
     with serve_valkey() as url:
         yield url
-
-
-def second_try(messages: Sequence[Message], weights: str) -> str:
-    """The base policy is right at its second try; any other at its first."""
-    tries = sum(message["role"] == "assistant" for message in messages)
-    return "B" if tries or weights != "/weights/base" else "A"
 
 
 @pytest.fixture(scope="session")

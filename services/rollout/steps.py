@@ -149,12 +149,13 @@ class Steps:
         await tickets.prepare()
         self._engines.want(part.weights)
         problems = await asyncio.to_thread(self._resume_reading, dataset, await tickets.made())
-        await self._jobs.activate(part)
         label = f"{'roll out' if rollout else 'evaluate'} {part.policy} on {dataset.name}"
         counts: dict[str, float] = {}
         served = time.monotonic()
         while (published := int(counts.get("published", 0))) < total:
             await self._obey(status.id)
+            # Said again each time: a conductor of the past may have stopped the workers as it ended.
+            await self._jobs.activate(part)
             await self._hand_out(tickets, problems)
             message = None
             if self._policies.served(part.weights):

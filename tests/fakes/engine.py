@@ -3,8 +3,11 @@
 Tokens are the UTF-8 bytes of the text plus `FIRST_TOKEN`; `END` is the end-of-turn token. What a policy answers is a
 function of the conversation and of the loaded weights. `tests/loop/test_real_engine.py` asks a real vLLM for the
 same promises.
+
+    python -m tests.fakes.engine --port PORT --latency SECONDS
 """
 
+import argparse
 import asyncio
 import threading
 import time
@@ -264,3 +267,23 @@ class Serving:
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join(10)
+
+
+def second_try(messages: Sequence[Message], weights: str) -> str:
+    """The base policy is right at its second try; any other at its first."""
+    tries = sum(message["role"] == "assistant" for message in messages)
+    return "B" if tries or weights != "/weights/base" else "A"
+
+
+def main() -> None:
+    """Serve `second_try` as a process of its own, one that can be killed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--latency", type=float, default=0.0)
+    arguments = parser.parse_args()
+    engine = FakeEngine(second_try, latency_s=arguments.latency, born=time.time())
+    uvicorn.run(build_app(engine), port=arguments.port, log_level="error")
+
+
+if __name__ == "__main__":
+    main()

