@@ -48,6 +48,7 @@ class Stack:
     redis: Redis
     service_pid: int
     data_root: Path
+    verifier_url: str
     footprint: Footprint = field(default_factory=Footprint)
 
     async def run_job(self, problems: Sequence[Problem], **spec: Any) -> JobStatus:
@@ -98,8 +99,13 @@ def key_check(url: str, key: str) -> Check:
 
 
 @asynccontextmanager
-async def run_stack(engine_url: str, concurrency: int, *, pinned: bool = True) -> AsyncIterator[Stack]:
-    """Start everything but the engine; nothing is left when the context ends."""
+async def run_stack(
+    engine_url: str, in_flight: int | None = None, *, pinned: bool = True
+) -> AsyncIterator[Stack]:
+    """Start everything but the engine; nothing is left when the context ends.
+
+    Without `in_flight` the service follows what the engine says of its load.
+    """
     ports = choose_free(dict.fromkeys(("redis", "verifier", "rollout"), 0))
     with tempfile.TemporaryDirectory(prefix="drift-bench-") as name:
         folder = Path(name)
@@ -107,14 +113,14 @@ async def run_stack(engine_url: str, concurrency: int, *, pinned: bool = True) -
         environment = {
             "DRIFT_REDIS_URL": redis_url,
             "DRIFT_ENGINE_URLS": engine_url,
-            "DRIFT_ENGINE_IN_FLIGHT_MIN": str(concurrency),
-            "DRIFT_ENGINE_IN_FLIGHT_MAX": str(concurrency),
             "DRIFT_VERIFIER_URL": f"http://127.0.0.1:{ports['verifier']}",
             "DRIFT_VERIFIER_PORT": str(ports["verifier"]),
             "DRIFT_ROLLOUT_PORT": str(ports["rollout"]),
             "DRIFT_DATA_ROOT": str(folder),
             "DRIFT_RUNS_ROOT": str(folder / "runs"),
         }
+        if in_flight:
+            environment |= {f"DRIFT_ENGINE_IN_FLIGHT_{end}": str(in_flight) for end in ("MIN", "MAX")}
         url = f"http://127.0.0.1:{ports['rollout']}"
         valkey = [
             *(str(get_binary_path()), "--port", str(ports["redis"]), "--bind", "127.0.0.1", "--dir", str(folder)),
@@ -158,7 +164,7 @@ async def run_stack(engine_url: str, concurrency: int, *, pinned: bool = True) -
             keeper = children["rollout"].pid
             assert keeper
             (service,) = psutil.Process(keeper).children()
-            yield Stack(http, redis, service.pid, folder)
+            yield Stack(http, redis, service.pid, folder, environment["DRIFT_VERIFIER_URL"])
 
 
 @asynccontextmanager

@@ -82,7 +82,7 @@ class Engine:
         """Tokens of the next answer, and its seconds."""
         script = self.script
         spread = math.exp(self.random.gauss(0.0, script.sigma)) if script.sigma else 1.0
-        tokens = max(16, min(most, round(script.tokens * spread)))
+        tokens = min(most, max(16, round(script.tokens * spread)))
         if script.token_seconds:
             return tokens, tokens * script.token_seconds
         return tokens, script.seconds * self.random.uniform(0.5, 1.5)
@@ -178,6 +178,7 @@ class Connection(asyncio.Protocol):
                 self._reply(orjson.dumps({"data": [card]}))
             case b"/metrics":
                 self._reply(
+                    f'vllm:generation_tokens_total{{model_name="{MODEL}"}} {engine.tokens}\n'
                     f'vllm:num_requests_running{{model_name="{MODEL}"}} {engine.running}\n'
                     f'vllm:num_requests_waiting{{model_name="{MODEL}"}} {len(engine.waiting)}\n'.encode()
                 )
