@@ -89,7 +89,8 @@ class Engine:
             while True:
                 rate.samples.append(await self._look())
                 if working.done():
-                    return working.result() and None
+                    working.result()
+                    return
                 await asyncio.wait([working], timeout=SAMPLE_S)
         finally:
             working.cancel()

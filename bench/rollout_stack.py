@@ -99,9 +99,7 @@ def key_check(url: str, key: str) -> Check:
 
 
 @asynccontextmanager
-async def run_stack(
-    engine_url: str, in_flight: int | None = None, *, pinned: bool = True
-) -> AsyncIterator[Stack]:
+async def run_stack(engine_url: str, in_flight: int | None = None, *, pinned: bool = True) -> AsyncIterator[Stack]:
     """Start everything but the engine; nothing is left when the context ends.
 
     Without `in_flight` the service follows what the engine says of its load.

@@ -90,7 +90,8 @@ class Engine:
     def arrive(self, connection: "Connection", messages: list[dict[str, str]]) -> None:
         """A request has come: note the overhead of its turn, and begin it where a slot is free."""
         now = time.monotonic()
-        self.first = self.first or now
+        if not self.first and connection.most > 1:  # a job begins with a question of one token, to see the engine
+            self.first = now
         if len(messages) > 2 and (departed := self.departed.pop(messages[-2]["content"][:10], None)):
             self.overheads.append(now - departed)
         if self.running < self.script.slots:
@@ -138,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._most = self._prompt = 0
+        self.most = self._prompt = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -170,7 +171,7 @@ class Connection(asyncio.Protocol):
         match path:
             case b"/v1/chat/completions":
                 request = orjson.loads(body)
-                self._most = request["max_tokens"]
+                self.most = request["max_tokens"]
                 self._prompt = sum(len(each["content"]) for each in request["messages"]) // _CHARACTERS_A_TOKEN
                 engine.arrive(self, request["messages"])
             case b"/v1/models":
@@ -196,7 +197,7 @@ class Connection(asyncio.Protocol):
 
     def decode(self) -> None:
         """Answer after the time that the script says."""
-        tokens, seconds = self._engine.draw(self._most)
+        tokens, seconds = self._engine.draw(self.most)
         self._timer = asyncio.get_running_loop().call_later(seconds, self._answer, tokens)
 
     def _answer(self, tokens: int) -> None:
