@@ -1,14 +1,16 @@
 """The verifier against math-verify and string equality: accuracy and speed, same machine, same inputs, one run.
 
-    python -m bench.verifier [--data FILE] [--json FILE]
+    python -m bench.verifier [--data FILE] [--passes N] [--json FILE]
 
-Graders: this service over HTTP, warm, the rows not in its cache; math-verify in this process, as its README shows; a
-`multiprocessing.Pool` of math-verify with one process a core; equality of strings. Figures of `--json`:
+Graders: this service over HTTP; math-verify in a process of its own, as its README shows; a `multiprocessing.Pool` of
+math-verify with one process a core; equality of strings. The graders take turns, pass after pass. In each pass every
+grader starts afresh, is warmed on the same other rows, and has nothing of the rows in a cache. A figure of speed is the
+median of its ratios, one of each pass. Figures of `--json`:
 
     accuracy                 share of all rows that the service grades as labelled
     false_positives          rows labelled wrong that it calls correct
     p50_ratio                median grading time in the server, fast tiers (ms of each result), over math-verify's
-    in-process median
+                             median on the same rows
     set_speedup              items/s of the service on the math rows over those of the pool
     rollout_stream_speedup   the same on a stream where 16 siblings share four responses
 """
@@ -145,96 +147,94 @@ def grade(client: BlockingVerifierClient, cases: Sequence[Case]) -> tuple[list[V
     return results, time.perf_counter() - start
 
 
-def report(
-    name: str, cases: Sequence[Case], verdicts: Sequence[bool], times: Sequence[float], seconds: float, stream: float
-) -> Report:
-    """The figures of one grader."""
-    ordered = sorted(times)
-    return Report(
-        name,
-        sum(case.correct == verdict for case, verdict in zip(cases, verdicts, strict=True)),
-        sum(verdict and not case.correct for case, verdict in zip(cases, verdicts, strict=True)),
-        sum(case.correct and not verdict for case, verdict in zip(cases, verdicts, strict=True)),
-        statistics.median(ordered),
-        ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))],
-        len(cases) / seconds,
-        stream,
-    )
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one grader did in one pass: verdicts and milliseconds on the math rows, seconds for them, seconds for the
+    stream (0 where it was not asked)."""
+
+    verdicts: list[bool]
+    times: list[float]
+    seconds: float
+    stream_seconds: float = 0.0
 
 
-def measure(cases: Sequence[Case]) -> tuple[list[Report], dict[str, float]]:
-    """All graders' reports on the math rows, and the figures of `--json`."""
-    math_cases = [case for case in cases if case.kind == "math"]
-    stream = rollout_stream(math_cases)
+def service_pass(cases: Sequence[Case], stream: Sequence[Case]) -> tuple[Pass, list[float]]:
+    """The service's pass, and the times of what its fast tiers decided."""
     with service() as client:
-        results, _ = grade(client, cases)
-    with service() as client:
-        math_results, seconds = grade(client, math_cases)
+        results, seconds = grade(client, cases)
     with service() as client:
         _, stream_seconds = grade(client, stream)
-    correct = [result.verdict == Verdict.CORRECT for result in results]
-    fast = [result.ms for result in math_results if result.method in ("string", "numeric")]
-    ours = report(
-        "this service (HTTP)",
-        math_cases,
-        [result.verdict == Verdict.CORRECT for result in math_results],
-        [result.ms for result in math_results],
-        seconds,
-        len(stream) / stream_seconds,
-    )
+    fast = [result.ms for result in results if result.method in ("string", "numeric")]
+    verdicts = [result.verdict == Verdict.CORRECT for result in results]
+    return Pass(verdicts, [result.ms for result in results], seconds, stream_seconds), fast
 
-    for case in WARM_UP:
-        math_verify_grade(case)
-    start = time.perf_counter()
-    graded = [math_verify_grade(case) for case in math_cases]
-    alone = report(
-        "math-verify, in process",
-        math_cases,
-        [right for right, _ in graded],
-        [ms for _, ms in graded],
-        time.perf_counter() - start,
-        0.0,
-    )
 
-    processes = len(os.sched_getaffinity(0))
+def math_verify_pass(cases: Sequence[Case], stream: Sequence[Case], processes: int) -> Pass:
+    """math-verify's pass in so many fresh processes."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         pool.map(math_verify_grade, WARM_UP, chunksize=1)
         start = time.perf_counter()
-        graded = pool.map(math_verify_grade, math_cases, chunksize=1)
-        pool_seconds = time.perf_counter() - start
+        graded = pool.map(math_verify_grade, cases, chunksize=1)
+        seconds = time.perf_counter() - start
         start = time.perf_counter()
         pool.map(math_verify_grade, stream, chunksize=1)
-        pool_stream = len(stream) / (time.perf_counter() - start)
-    pooled = report(
-        f"math-verify, pool of {processes}",
-        math_cases,
-        [right for right, _ in graded],
-        [ms for _, ms in graded],
-        pool_seconds,
-        pool_stream,
-    )
+        stream_seconds = time.perf_counter() - start if stream else 0.0
+    return Pass([right for right, _ in graded], [ms for _, ms in graded], seconds, stream_seconds)
 
+
+def string_pass(cases: Sequence[Case]) -> Pass:
+    """String equality's pass."""
     start = time.perf_counter()
-    graded = [string_grade(case) for case in math_cases]
-    strings = report(
-        "string equality",
-        math_cases,
-        [right for right, _ in graded],
-        [ms for _, ms in graded],
-        time.perf_counter() - start,
-        0.0,
-    )
+    graded = [string_grade(case) for case in cases]
+    return Pass([right for right, _ in graded], [ms for _, ms in graded], time.perf_counter() - start)
+
+
+def measure(cases: Sequence[Case], passes: int) -> tuple[list[Report], dict[str, float], dict[str, list[float]]]:
+    """All graders' reports on the math rows, the figures of `--json`, and each speed ratio of each pass."""
+    math_cases = [case for case in cases if case.kind == "math"]
+    stream = rollout_stream(math_cases)
+    processes = len(os.sched_getaffinity(0))
+    names = ("this service (HTTP)", "math-verify, one process", f"math-verify, pool of {processes}", "string equality")
+    taken: dict[str, list[Pass]] = {name: [] for name in names}
+    ratios: dict[str, list[float]] = {"p50_ratio": [], "set_speedup": [], "rollout_stream_speedup": []}
+    for _ in range(passes):
+        ours, fast = service_pass(math_cases, stream)
+        alone = math_verify_pass(math_cases, (), 1)
+        pooled = math_verify_pass(math_cases, stream, processes)
+        for name, turn in zip(names, (ours, alone, pooled, string_pass(math_cases)), strict=True):
+            taken[name].append(turn)
+        ratios["p50_ratio"].append(statistics.median(fast) / statistics.median(alone.times))
+        ratios["set_speedup"].append(pooled.seconds / ours.seconds)
+        ratios["rollout_stream_speedup"].append(pooled.stream_seconds / ours.stream_seconds)
+    with service() as client:
+        results, _ = grade(client, cases)
+    correct = [result.verdict == Verdict.CORRECT for result in results]
     figures = {
         "accuracy": sum(case.correct == verdict for case, verdict in zip(cases, correct, strict=True)) / len(cases),
         "false_positives": sum(verdict and not case.correct for case, verdict in zip(cases, correct, strict=True)),
-        "p50_ratio": statistics.median(fast) / alone.p50,
-        "set_speedup": ours.items_per_second / pooled.items_per_second,
-        "rollout_stream_speedup": ours.stream_per_second / pooled.stream_per_second,
+        **{name: statistics.median(values) for name, values in ratios.items()},
     }
-    return [ours, alone, pooled, strings], figures
+    return [report(name, math_cases, len(stream), turns) for name, turns in taken.items()], figures, ratios
 
 
-def show(reports: Sequence[Report], figures: dict[str, float]) -> None:
+def report(name: str, cases: Sequence[Case], streamed: int, turns: Sequence[Pass]) -> Report:
+    """The figures of one grader: verdicts of its first pass, medians over its passes."""
+    ordered = [sorted(turn.times) for turn in turns]
+    seconds = statistics.median(turn.stream_seconds for turn in turns)
+    graded = list(zip(cases, turns[0].verdicts, strict=True))
+    return Report(
+        name,
+        sum(case.correct == verdict for case, verdict in graded),
+        sum(verdict and not case.correct for case, verdict in graded),
+        sum(case.correct and not verdict for case, verdict in graded),
+        statistics.median(map(statistics.median, ordered)),
+        statistics.median(times[int(len(times) * 0.99)] for times in ordered),
+        statistics.median(len(cases) / turn.seconds for turn in turns),
+        streamed / seconds if seconds else 0.0,
+    )
+
+
+def show(reports: Sequence[Report], figures: dict[str, float], ratios: dict[str, list[float]]) -> None:
     """Print the table and the figures."""
     table = Table(
         "grader", "right", "false +", "false -", "p50 ms", "p99 ms", "items/s", "stream items/s", title="Math rows"
@@ -254,7 +254,8 @@ def show(reports: Sequence[Report], figures: dict[str, float]) -> None:
     console = Console()
     console.print(table)
     for name, figure in figures.items():
-        console.print(f"{name:24} {figure:.4g}")
+        spread = f"   ({min(ratios[name]):.4g} to {max(ratios[name]):.4g})" if name in ratios else ""
+        console.print(f"{name:24} {figure:.4g}{spread}", highlight=False)
 
 
 def main() -> None:
@@ -263,10 +264,11 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=DATA, help="gzipped JSONL of cases {kind, gold, response, correct}"
     )
+    parser.add_argument("--passes", type=int, default=5, help="turns that each grader takes")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
-    reports, figures = measure(load(arguments.data))
-    show(reports, figures)
+    reports, figures, ratios = measure(load(arguments.data), arguments.passes)
+    show(reports, figures, ratios)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -1,6 +1,11 @@
 """What the verifier counts, for Prometheus."""
 
+from collections import Counter as Tally
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from shared.grading import Kind, VerifyResult
 
 
 class Metrics:
@@ -39,3 +44,14 @@ class Metrics:
             registry=self.registry,
             buckets=(2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.2, 1, 5),
         )
+
+    def count(self, graded: Sequence[tuple[Kind, VerifyResult]]) -> None:
+        """Count the results of one request."""
+        for (kind, verdict), number in Tally((kind, result.verdict) for kind, result in graded).items():
+            self.verdicts.labels(kind, verdict).inc(number)
+        methods = Tally(result.method or "none" for _, result in graded)
+        for method, number in methods.items():
+            self.methods.labels(method).inc(number)
+        seconds = {method: self.seconds.labels(method) for method in methods}
+        for _, result in graded:
+            seconds[result.method or "none"].observe(result.ms / 1000)

@@ -38,6 +38,13 @@ class Worker:
     tasks_left: int
 
 
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A task that met its deadline, and the processor time that it had until then; seconds."""
+
+    computed: float
+
+
 class WorkerPool:
     """`size` workers behind a queue; use as an async context manager."""
 
@@ -86,8 +93,8 @@ class WorkerPool:
     def _breeds(self) -> bool:
         return self._zygote is not None and self._zygote.returncode is None
 
-    async def run(self, task: Task, deadline: float, *, heavy: bool = False) -> Outcome | None:
-        """Do `task` within `deadline` seconds of its dispatch; None where the deadline was met first."""
+    async def run(self, task: Task, deadline: float, *, heavy: bool = False) -> Outcome | Expired:
+        """Do `task` within `deadline` seconds of its dispatch."""
         async with contextlib.AsyncExitStack() as places:
             if heavy:
                 await places.enter_async_context(self._heavy)
@@ -95,16 +102,15 @@ class WorkerPool:
             for fresh in (False, True):
                 try:
                     return await self._dispatch(task, deadline, fresh=fresh)
-                except TimeoutError:
-                    return None
                 except (ConnectionError, asyncio.IncompleteReadError):
                     self._metrics.kills.labels("died").inc()
             return Outcome(failure="The symbolic worker died twice on this task.")
 
-    async def _dispatch(self, task: Task, deadline: float, *, fresh: bool) -> Outcome:
+    async def _dispatch(self, task: Task, deadline: float, *, fresh: bool) -> Outcome | Expired:
         worker = await self._fork() if fresh or not self._idle else self._idle.pop()
         self._busy[worker.pid] = worker
         healthy = False
+        before = processor_seconds(worker.pid)
         try:
             async with asyncio.timeout(deadline):
                 worker.writer.write(orjson.dumps(task.model_dump()) + b"\n")
@@ -114,7 +120,7 @@ class WorkerPool:
             return outcome
         except TimeoutError:
             self._metrics.kills.labels("deadline").inc()
-            raise
+            return Expired(processor_seconds(worker.pid) - before)
         finally:
             del self._busy[worker.pid]
             worker.tasks_left -= 1
@@ -161,3 +167,12 @@ class WorkerPool:
                 stdin=asyncio.subprocess.PIPE,
                 pass_fds=(listener.fileno(),),
             )
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time of a process so far; 0 where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -4,15 +4,17 @@ No item delays another: the server's own tiers take bounded steps and give way t
 """
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from services.verifier.grading.choice import item_letters
 from services.verifier.grading.tiers import Decision, Deferred, Extracted, decide, extract, golds_of
 from services.verifier.metrics import Metrics
-from services.verifier.pool import WorkerPool
+from services.verifier.pool import Expired, WorkerPool
 from services.verifier.settings import VerifierSettings
 from services.verifier.task import Task
 from shared.errors import Overloaded
@@ -21,8 +23,18 @@ from shared.telemetry import get_logger
 
 Key = tuple[str, tuple[str, ...], str | None, str, tuple[str, ...]]
 LOG = get_logger(__name__)
+STARVED = 0.7
+"""Share of a deadline that a worker must have computed for its timeout to say something of the task."""
 SLICE_SECONDS = 0.002
 """How long the server grades before it lets the event loop turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A decision; a timeout only holds for deadlines up to `deadline_ms`, a longer one is worth another try."""
+
+    decision: Decision
+    deadline_ms: float = math.inf
 
 
 class Verifier:
@@ -32,8 +44,8 @@ class Verifier:
         self._settings = settings
         self._pool = pool
         self._metrics = metrics
-        self._cache: OrderedDict[Key, Decision] = OrderedDict()
-        self._twins: dict[Key, asyncio.Task[Decision]] = {}
+        self._cache: OrderedDict[Key, Remembered] = OrderedDict()
+        self._twins: dict[tuple[Key, int], asyncio.Task[Decision]] = {}
         self._in_flight = 0
 
     @property
@@ -52,10 +64,7 @@ class Verifier:
                     await asyncio.sleep(0)
                     turn = time.perf_counter()
             results = [found if isinstance(found, VerifyResult) else await found for found in pending]
-        for item, result in zip(items, results, strict=True):
-            self._metrics.verdicts.labels(item.kind, result.verdict).inc()
-            self._metrics.methods.labels(result.method or "none").inc()
-            self._metrics.seconds.labels(result.method or "none").observe(result.ms / 1000)
+        self._metrics.count([(item.kind, result) for item, result in zip(items, results, strict=True)])
         return results
 
     @contextmanager
@@ -80,14 +89,15 @@ class Verifier:
             item.kind,
             golds_of(item),
             extracted.answer,
-            item_letters(item.letters, item.choices),
+            item_letters(item.letters, item.choices) if item.kind == "choice" else "",
             tuple(item.choices or ()),
         )
+        deadline_ms = item.deadline_ms or self._settings.verifier_deadline_ms
         known = self._cache.get(key)
-        if known is not None:
+        if known is not None and deadline_ms <= known.deadline_ms:
             self._cache.move_to_end(key)
             self._metrics.cache_hits.inc()
-            return _result(item, extracted, known, start, cached=True)
+            return _result(item, extracted, known.decision, start, cached=True)
         try:
             decision = decide(item, extracted)
         except Exception as error:
@@ -96,17 +106,16 @@ class Verifier:
                 item, extracted, Decision(Verdict.ERROR, None, f"The grader failed: {error!r}."[:200]), start
             )
         if isinstance(decision, Decision):
-            self._remember(key, decision)
+            self._remember(key, Remembered(decision))
             return _result(item, extracted, decision, start)
-        twin = self._twins.get(key)
+        pair = (key, deadline_ms)
+        twin = self._twins.get(pair)
         if twin is not None:
             self._metrics.cache_hits.inc()
         else:
-            twin = asyncio.create_task(
-                self._settle(key, decision, item.deadline_ms or self._settings.verifier_deadline_ms)
-            )
-            self._twins[key] = twin
-            twin.add_done_callback(lambda _: self._twins.pop(key, None))
+            twin = asyncio.create_task(self._settle(key, decision, deadline_ms))
+            self._twins[pair] = twin
+            twin.add_done_callback(lambda _: self._twins.pop(pair, None))
         return asyncio.create_task(self._await_twin(item, extracted, twin, start))
 
     async def _await_twin(
@@ -117,16 +126,19 @@ class Verifier:
     async def _settle(self, key: Key, deferred: Deferred, deadline_ms: int) -> Decision:
         with self._metrics.symbolic.track_inprogress():
             outcome = await self._pool.run(Task(pairs=list(deferred.pairs)), deadline_ms / 1000, heavy=deferred.heavy)
-        if outcome is None:
-            return Decision(Verdict.TIMEOUT, None, f"Not decided within {deadline_ms} ms.")
+        if isinstance(outcome, Expired):
+            decision = Decision(Verdict.TIMEOUT, None, f"Not decided within {deadline_ms} ms.")
+            if outcome.computed * 1000 >= STARVED * deadline_ms:
+                self._remember(key, Remembered(decision, deadline_ms))
+            return decision
         if outcome.equal is None:
             return Decision(Verdict.ERROR, None, outcome.failure)
         decision = Decision(Verdict.CORRECT if outcome.equal else Verdict.INCORRECT, "symbolic")
-        self._remember(key, decision)
+        self._remember(key, Remembered(decision))
         return decision
 
-    def _remember(self, key: Key, decision: Decision) -> None:
-        self._cache[key] = decision
+    def _remember(self, key: Key, decided: Remembered) -> None:
+        self._cache[key] = decided
         while len(self._cache) > self._settings.verifier_cache:
             self._cache.popitem(last=False)
 

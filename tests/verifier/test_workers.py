@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 
 from services.verifier.metrics import Metrics
-from services.verifier.pool import WorkerPool
+from services.verifier.pool import Expired, WorkerPool
 from services.verifier.settings import VerifierSettings
-from services.verifier.task import Task
+from services.verifier.task import Outcome, Task
 from tests.processes import is_alive
 
 EASY = Task(pairs=[("1", r"\lim_{x\to 0} \frac{\sin x}{x}")])
@@ -30,15 +30,15 @@ async def pool() -> AsyncIterator[WorkerPool]:
 
 async def test_a_task_is_decided(pool: WorkerPool) -> None:
     outcome = await pool.run(EASY, 20)
-    assert outcome is not None
+    assert isinstance(outcome, Outcome)
     assert outcome.equal is True
 
 
 async def test_a_deadline_kills_the_worker_and_the_next_task_finds_a_fresh_one(pool: WorkerPool) -> None:
     before = pool.processes
-    assert await pool.run(ENDLESS, 0.3) is None
+    assert isinstance(await pool.run(ENDLESS, 0.3), Expired)
     outcome = await pool.run(EASY, 20)
-    assert outcome is not None
+    assert isinstance(outcome, Outcome)
     assert outcome.equal is True
     assert len(before & pool.processes) == 1
     await until(lambda: not any(map(is_alive, before - pool.processes)))
@@ -48,7 +48,7 @@ async def test_a_worker_killed_at_rest_is_replaced_unseen(pool: WorkerPool) -> N
     for pid in pool.processes:
         os.kill(pid, signal.SIGKILL)
     outcome = await pool.run(EASY, 20)
-    assert outcome is not None
+    assert isinstance(outcome, Outcome)
     assert outcome.equal is True
 
 
@@ -60,19 +60,19 @@ async def test_a_worker_killed_at_work_has_its_task_tried_once_more(pool: Worker
         os.kill(pid, signal.SIGKILL)
         await until(lambda pid=pid: pid not in pool.busy)
     outcome = await running
-    assert outcome is not None
+    assert isinstance(outcome, Outcome)
     assert outcome.equal is None
     assert "died twice" in (outcome.failure or "")
 
 
 async def test_a_dead_zygote_is_started_again(pool: WorkerPool) -> None:
-    assert await pool.run(EASY, 20) is not None
+    assert isinstance(await pool.run(EASY, 20), Outcome)
     zygote = psutil.Process(next(iter(pool.processes))).parent()
     assert zygote is not None
     for pid in (zygote.pid, *pool.processes):
         os.kill(pid, signal.SIGKILL)
     outcome = await pool.run(EASY, 30)
-    assert outcome is not None
+    assert isinstance(outcome, Outcome)
     assert outcome.equal is True
 
 
@@ -80,7 +80,7 @@ async def test_heavy_tasks_leave_room_for_others(pool: WorkerPool) -> None:
     heavy = [asyncio.create_task(pool.run(ENDLESS, 0.6, heavy=True)) for _ in range(4)]
     await until(lambda: bool(pool.busy))
     outcome = await pool.run(EASY, 20)
-    assert outcome is not None
+    assert isinstance(outcome, Outcome)
     assert outcome.equal is True
     assert not heavy[-1].done()
     await asyncio.gather(*heavy)
@@ -90,7 +90,7 @@ async def test_workers_are_replaced_after_their_tasks_and_none_outlives_the_pool
     seen: set[int] = set()
     async with WorkerPool(VerifierSettings(verifier_workers=1, verifier_worker_tasks=2), Metrics()) as pool:
         for _ in range(5):
-            assert await pool.run(EASY, 20) is not None
+            assert isinstance(await pool.run(EASY, 20), Outcome)
             seen |= pool.processes
     assert len(seen) == 3
     await until(lambda: not any(map(is_alive, seen)))
