@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from services.rollout.engines.control import ADAPTER_PREFIX, Control, Served, adapter_name
-from services.rollout.engines.engine import Engine, Refused
+from services.rollout.engines.engine import Engine, EngineDown, Refused
 from services.rollout.engines.inspection import check_neutral
 from services.rollout.engines.pool import Engines
 from shared.errors import DriftError
@@ -47,10 +47,8 @@ class Policies:
         self._engines = engines
         self.conducting = False
         """Whether this replica may load weights."""
-        self.trouble: str | None = None
-        """Why an engine does not serve the wanted policy, for the job's progress."""
-        self.refusal: Refused | None = None
-        """Why it never will."""
+        self._troubles: dict[str, DriftError] = {}
+        """By engine, why it does not serve the wanted policy."""
         self._checked: set[str] = set()
         """Servers whose sampling has been found neutral since they were last away."""
 
@@ -59,6 +57,16 @@ class Policies:
         async with asyncio.TaskGroup() as watchers:
             for engine in self._engines.members:
                 watchers.create_task(self._watch(engine))
+
+    @property
+    def trouble(self) -> str | None:
+        """Why engines do not serve the wanted policy, for the job's progress."""
+        return " ".join(str(error) for error in self._troubles.values()) or None
+
+    @property
+    def refusal(self) -> Refused | None:
+        """Why an engine never will."""
+        return next((error for error in self._troubles.values() if isinstance(error, Refused)), None)
 
     def served(self, weights: str) -> bool:
         """Whether any engine serves these weights now."""
@@ -72,11 +80,13 @@ class Policies:
                 serving = await self._look_after(engine, controls)
                 if not engine.doubted.is_set():  # Else a request has failed meanwhile: look again.
                     engine.serving = serving
+                if serving is not None:
+                    self._troubles.pop(engine.url, None)
             except DriftError as error:
                 engine.serving = None
-                self.trouble = str(error)
-                self.refusal = error if isinstance(error, Refused) else None
-                log.warning("engine_trouble", engine=engine.url, error=str(error))
+                if str(error) != str(self._troubles.get(engine.url)):
+                    log.warning("engine_trouble", engine=engine.url, error=str(error))
+                self._troubles[engine.url] = error
             self._engines.announce()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(engine.doubted.wait(), WATCH_S)
@@ -95,19 +105,16 @@ class Policies:
         found = [served for served in seen if served is not None]
         # A server behind a router that is away comes back with what it was started with.
         if not found or (len(found) < len(seen) and found[0].root != wanted):
-            return None
+            raise EngineDown(f"The engine at {engine.url} does not answer its health check.")
         for served in found:
             if not _fits(served, wanted, base):
-                self.trouble = f"{engine.url} serves {served.weights or 'unfinished weights'}, not {wanted}."
-                return None
-        self.trouble = self.refusal = None
+                raise EngineDown(f"{engine.url} serves {served.weights or 'unfinished weights'}, not {wanted}.")
         return wanted
 
     async def _put_in_place(self, engine: Engine, control: Control, wanted: str, base: str | None) -> Served | None:
         """What the server says that it serves; None when it is away."""
         if not await control.healthy():
             self._checked.discard(control.url)
-            self.trouble = f"The engine at {control.url} does not answer its health check."
             return None
         if control.url not in self._checked:
             await check_neutral(control)

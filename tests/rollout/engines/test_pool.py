@@ -1,0 +1,118 @@
+"""A request goes where its group's prefix is cached, never to an engine that cannot answer, and again until one can."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.rollout.engines.engine import Refused, Sampling
+from services.rollout.engines.policy import Policies
+from services.rollout.engines.pool import Engines
+from services.rollout.settings import RolloutSettings
+from tests.fakes.engine import FakeEngine, Message, Serving, build_app
+
+ASK = [{"role": "user", "content": "Q"}]
+SAMPLING = Sampling(1.0, 8)
+
+
+def answer(_: Sequence[Message], __: str) -> str:
+    return "A"
+
+
+@pytest.fixture
+def two() -> Iterator[list[FakeEngine]]:
+    fakes = [FakeEngine(answer), FakeEngine(answer)]
+    with Serving(build_app(fakes[0])) as fakes[0].url, Serving(build_app(fakes[1])) as fakes[1].url:
+        yield fakes
+
+
+@pytest.fixture
+async def pool(two: list[FakeEngine]) -> AsyncIterator[Engines]:
+    """Both engines, watched, on the base policy."""
+    settings = RolloutSettings(_env_file=None, engine_urls=tuple(fake.url for fake in two), engine_deadline_s=20)  # pyright: ignore[reportCallIssue]
+    engines = Engines(settings, CollectorRegistry())
+    engines.want(two[0].root)
+    watching = asyncio.create_task(Policies(engines).watch())
+    yield engines
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    await engines.close()
+
+
+async def until_served(pool: Engines) -> None:
+    async with asyncio.timeout(20):
+        while not all(engine.serving for engine in pool.members):
+            await asyncio.sleep(0.01)
+
+
+async def until_only_the_first_serves(pool: Engines, two: list[FakeEngine]) -> None:
+    two[1].down = True
+    async with asyncio.timeout(20):
+        while pool.members[0].serving is None or pool.members[1].serving is not None:
+            await asyncio.sleep(0.01)
+
+
+async def ask(pool: Engines, group: int) -> str:
+    return (await pool.answer("scripted", ASK, SAMPLING, group))[1]
+
+
+async def test_a_group_stays_with_one_engine_and_groups_are_shared_out(pool: Engines, two: list[FakeEngine]) -> None:
+    await until_served(pool)
+    chosen = await asyncio.gather(*(ask(pool, group) for group in range(20) for _ in range(3)))
+    by_group = [set(chosen[3 * group : 3 * group + 3]) for group in range(20)]
+    assert all(len(engines) == 1 for engines in by_group)
+    assert {engine for engines in by_group for engine in engines} == {fake.url for fake in two}
+    # A router in front of several engines keeps siblings together by a header.
+    assert {session for fake in two for session in fake.sessions} == {str(group) for group in range(20)}
+
+
+async def test_an_engine_that_goes_away_loses_only_its_own_groups(pool: Engines, two: list[FakeEngine]) -> None:
+    await until_served(pool)
+    before = await asyncio.gather(*(ask(pool, group) for group in range(20)))
+    two[0].down = True
+    after = await asyncio.gather(*(ask(pool, group) for group in range(20)))
+    assert set(after) == {two[1].url}
+    two[0].restart()
+    async with asyncio.timeout(20):
+        while await asyncio.gather(*(ask(pool, group) for group in range(20))) != before:
+            await asyncio.sleep(0.05)
+
+
+async def test_an_engine_that_keeps_failing_gets_one_request_at_a_time_until_it_answers(
+    pool: Engines, two: list[FakeEngine]
+) -> None:
+    await until_only_the_first_serves(pool, two)
+    two[0].broken = 9
+    asked = len(two[0].requests)
+    await asyncio.gather(*(ask(pool, group) for group in range(8)))
+    # The first eight fail together and open the breaker; then a single one is tried, fails, and is tried again.
+    assert len(two[0].requests) - asked == 8 + 1 + 8
+
+
+async def test_a_request_that_no_engine_would_take_is_not_repeated(pool: Engines, two: list[FakeEngine]) -> None:
+    for fake in two:
+        fake.max_model_len = 3
+    with pytest.raises(Refused, match="context length"):
+        await ask(pool, 0)
+    assert sum(len(fake.requests) for fake in two) == 1
+
+
+async def test_waiting_requests_are_answered_in_order_and_a_cancelled_one_gives_up_its_turn(
+    pool: Engines, two: list[FakeEngine]
+) -> None:
+    await until_only_the_first_serves(pool, two)
+    pool.members[0].limit.value = 1
+    two[0].latency_s = 0.05
+    order: list[int] = []
+
+    async def turn(number: int) -> None:
+        await ask(pool, number)
+        order.append(number)
+
+    tasks = [asyncio.create_task(turn(number)) for number in range(6)]
+    await asyncio.sleep(0)
+    tasks[2].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == [0, 1, 3, 4, 5]
+    assert two[0].most_in_flight == 1
