@@ -20,6 +20,7 @@ from rich.table import Column, Table
 
 from cli.client import JobClient
 from cli.demo import HealthPrinter, run_demo
+from cli.doctor import examine
 from cli.job_file import write_job_file
 from cli.local_stack import StackState, read_state, run_stack
 from cli.model import ensure_model
@@ -154,6 +155,23 @@ def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path
     """Write a commented job file to begin with. Example: drift init my-job.yaml"""
     write_job_file(path)
     out.print(f"{path} is written: name your questions in it, then `drift submit {path}`.", highlight=False)
+
+
+@app.command()
+def doctor(as_json: Json = False, url: Url = None) -> None:
+    """Look at Redis, engines, verifier, disk and versions; exit code 0 when a job could run. Example: drift doctor"""
+    local = load_settings(LocalSettings)
+    findings = _run(examine(local.to_rollout_settings(), url or local.rollout_url))
+    if as_json:
+        print(json.dumps([finding.model_dump() for finding in findings]))
+    else:
+        table = Table("", "what", "seen", "what to do")
+        for finding in findings:
+            mark = {"good": "[green]✓", "doubtful": "[yellow]!", "bad": "[red]✗"}[finding.state]
+            table.add_row(mark, finding.what, escape(finding.said), escape(finding.remedy or ""))
+        out.print(table)
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
 
 
 @app.command("jobs")

@@ -5,7 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.settings import Settings, Urls
+from services.rollout.settings import RolloutSettings
+from shared.settings import Settings, Urls, load_settings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -51,3 +52,13 @@ class LocalSettings(Settings):
     @property
     def logs(self) -> Path:
         return self.stack_root.resolve() / "logs"
+
+    def to_rollout_settings(self) -> RolloutSettings:
+        """What the rollout service of this stack is told; variables of its own take precedence."""
+        own = load_settings(RolloutSettings)
+        stack: dict[str, object] = {
+            "redis_url": self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0",
+            "engine_urls": self.engine_urls or (f"http://127.0.0.1:{self.engine_port}",),
+            "verifier_url": f"http://127.0.0.1:{self.verifier_port}",
+        }
+        return own.model_copy(update={name: value for name, value in stack.items() if name not in own.model_fields_set})
