@@ -63,6 +63,8 @@ class FakeEngine:
     """This many of the next completions are answered with 500."""
     down: bool = False
     """Every route answers 503, as a proxy in front of a dead engine does."""
+    starting: bool = False
+    """It does not list its models yet."""
     loadable: bool = True
     """Whether new weights can be loaded."""
     refused: int = 0
@@ -163,6 +165,8 @@ def build_app(engine: FakeEngine) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
+        if engine.starting:
+            raise HTTPException(503)
         card = {"id": engine.model, "root": engine.root, "parent": None, "max_model_len": engine.max_model_len}
         adapters = [
             {"id": name, "root": folder, "parent": engine.model, "max_model_len": None}

@@ -1,0 +1,61 @@
+"""A job begins only at engines that know the model, add nothing to the sampling and have room for its answers."""
+
+import httpx
+import pytest
+
+from shared.job import State
+from tests.fakes.engine import FakeEngine
+from tests.rollout.client import finish, submit, until
+
+
+async def refuse(service: httpx.AsyncClient, engine: FakeEngine, **sampling: object) -> str:
+    """Why the job failed; not a problem has been shown to the engine."""
+    status = await finish(service, await submit(service, sampling=sampling))
+    assert status.state is State.FAILED
+    assert not any("Question" in str(body["messages"]) for body in engine.requests)
+    return status.error or ""
+
+
+@pytest.mark.parametrize("generation", ["auto", "/models/other"])
+async def test_an_engine_with_sampling_defaults_of_its_own_is_refused(
+    service: httpx.AsyncClient, engine: FakeEngine, generation: str
+) -> None:
+    engine.generation = generation
+    error = await refuse(service, engine)
+    assert "--generation-config vllm" in error
+    assert engine.url in error
+
+
+async def test_an_engine_that_cuts_answers_short_is_found_out_even_if_it_does_not_say_how_it_was_started(
+    service: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.developing, engine.longest = False, 20
+    error = await refuse(service, engine, max_tokens=64)
+    assert "20 tokens of 64" in error
+    assert "--generation-config vllm" in error
+
+
+async def test_an_engine_without_development_mode_serves_its_base(
+    service: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.developing = False
+    assert (await finish(service, await submit(service))).state is State.SUCCEEDED
+
+
+async def test_answers_that_leave_no_room_for_a_prompt_are_refused(
+    service: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.max_model_len = 512
+    error = await refuse(service, engine, max_tokens=512)
+    assert "sampling.max_tokens 512" in error
+    assert "--max-model-len" in error
+
+
+async def test_an_engine_that_is_only_starting_is_waited_for(service: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.starting = True
+    job = await submit(service)
+    waiting = await until(service, job, lambda status: status.progress is not None)
+    assert waiting.progress is not None
+    assert engine.url in (waiting.progress.message or "")
+    engine.starting = False
+    assert (await finish(service, job)).state is State.SUCCEEDED
