@@ -312,6 +312,8 @@ class TrainingStatus(Schema):
     """(steps done, weighted loss of the held-out groups)."""
     checkpoint: str | None = None
     """The exported Hugging Face folder, once it is there."""
+    message: str | None = None
+    """What the training waits for, where it waits."""
     checkpoint_fault: str | None = None
     """Why the last attempt to save the training's state failed; the training goes on, and the state before is kept."""
     error: str | None = None

@@ -149,6 +149,9 @@ class Steps:
         await tickets.prepare()
         self._engines.want(part.weights)
         problems = await asyncio.to_thread(self._resume_reading, dataset, await tickets.made())
+        streamed = rollout and spec.train is not None and spec.train.streaming
+        if streamed:
+            await self._hand_out_training(step.stage, spec, status)
         label = f"{'roll out' if rollout else 'evaluate'} {part.policy} on {dataset.name}"
         counts: dict[str, float] = {}
         served = time.monotonic()
@@ -175,8 +178,12 @@ class Steps:
                 unit="trajectories" if rollout else "problems",
                 message=message,
             )
-            if progress != status.progress:
-                status = await self._jobs.write(status.model_copy(update={"progress": progress}), token)
+            changed = status.model_copy(update={"progress": progress})
+            if streamed:
+                training = await self._training(status.id, step.stage)
+                changed = changed.model_copy(update={"trainings": [*status.trainings[: step.stage], training]})
+            if changed != status:
+                status = await self._jobs.write(changed, token)
             await asyncio.sleep(POLL_S)
             counts = await self._jobs.counts(status.id, part.name)
         await self._jobs.deactivate()
@@ -208,36 +215,14 @@ class Steps:
 
     async def _train(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """Hand the stage's trajectories to the trainer and wait for its checkpoint."""
-        assert spec.train is not None and status.base
-        name = keys.training(status.id, step.stage)
-        stages = spec.refresh.stages
-        train = spec.train
-        if train.epochs is None:
-            train = train.model_copy(update={"steps": math.ceil((train.steps or 200) / stages)})
-        if not await self._redis.exists(name):
-            task = TrainingTask(
-                job=status.id,
-                stage=step.stage,
-                model=self._weights(status, step.stage),
-                tokenizer=status.base,
-                groups=status.problems[0],
-                group_size=spec.sampling.trajectories,
-                train=train,
-                returns=spec.returns,
-            )
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.set(name, TrainingStatus(state=TrainingState.WAITING, stage=step.stage).model_dump_json())
-                pipe.xadd(keys.TRAININGS, {"task": task.model_dump_json()})
-                await pipe.execute()
+        await self._hand_out_training(step.stage, spec, status)
         while True:
-            training = TrainingStatus.model_validate_json(str(await self._redis.get(name)))
-            if training.state is TrainingState.FAILED:
-                raise DriftError(f"Training stage {step.stage} failed: {training.error}")
+            training = await self._training(status.id, step.stage)
             update: dict[str, object] = {"trainings": [*status.trainings[: step.stage], training]}
             if training.state is TrainingState.SUCCEEDED:
                 return status.model_copy(update=update | {"checkpoint": training.checkpoint})
             await self._obey(status.id)
-            message = None
+            message = training.message
             if not await self._redis.exists(keys.TRAINER_ALIVE):
                 message = "no trainer is running: start `torchrun --standalone -m services.trainer`"
             elif training.state is TrainingState.WAITING:
@@ -254,6 +239,39 @@ class Steps:
             if changed != status:
                 status = await self._jobs.write(changed, token)
             await asyncio.sleep(POLL_S)
+
+    async def _hand_out_training(self, stage: int, spec: JobSpec, status: JobStatus) -> None:
+        """Write the stage's task into the stream of trainings, unless that has been done."""
+        assert spec.train is not None and status.base
+        name = keys.training(status.id, stage)
+        train = spec.train
+        if train.epochs is None:
+            train = train.model_copy(update={"steps": math.ceil((train.steps or 200) / spec.refresh.stages)})
+        if await self._redis.exists(name):
+            return
+        task = TrainingTask(
+            job=status.id,
+            stage=stage,
+            model=self._weights(status, stage),
+            tokenizer=status.base,
+            groups=status.problems[0],
+            group_size=spec.sampling.trajectories,
+            train=train,
+            returns=spec.returns,
+        )
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.xadd(
+                keys.TRAININGS, {"task": task.model_dump_json()}
+            )  # one too many does no harm, a missing one would
+            pipe.set(name, TrainingStatus(state=TrainingState.WAITING, stage=stage).model_dump_json(), nx=True)
+            await pipe.execute()
+
+    async def _training(self, job: str, stage: int) -> TrainingStatus:
+        """What the trainer says of a stage that was handed out; raises `DriftError` when it has failed."""
+        training = TrainingStatus.model_validate_json(str(await self._redis.get(keys.training(job, stage))))
+        if training.state is TrainingState.FAILED:
+            raise DriftError(f"Training stage {stage} failed: {training.error}")
+        return training
 
     def _weights(self, status: JobStatus, stage: int) -> str:
         """Where the policy of a stage is."""

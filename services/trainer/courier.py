@@ -16,14 +16,13 @@ from typing import Self, TypeVar, cast
 from pydantic import ValidationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
 from services.trainer.ingest import Ingest
 from services.trainer.settings import TrainerSettings
 from shared import keys
 from shared.errors import Unavailable
-from shared.job import TrainingStatus, TrainingTask
-from shared.shards import Ledger, dataset_folder
+from shared.job import JobStatus, TrainingStatus, TrainingTask
 from shared.stream import Answer, connect, ensure_group
 from shared.telemetry import get_logger
 
@@ -57,7 +56,6 @@ class Courier:
         self._work: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
         self._reclaimed = False
-        self._ledgers: dict[tuple[str, str], Ledger] = {}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -71,14 +69,18 @@ class Courier:
         """The oldest task that is not finished, one left by a crash first; None after `wait_s` without any."""
         return self._call(lambda: self._next_task(wait_s))
 
-    def recorded(self, job: str, part: str) -> int:
-        """How many groups of a part the dataset holds."""
-        ledger = self._ledgers.setdefault((job, part), Ledger(dataset_folder(self._settings.runs_root, job, part)))
-        return len(ledger.groups())
-
     def is_cancelled(self, job: str) -> bool:
         """Whether the user has cancelled the job."""
         return self._call(lambda: self._redis.get(keys.command(job))) == "cancel"
+
+    def has_ended(self, job: str) -> bool:
+        """Whether the job is over, however it ended."""
+        status = self._call(lambda: self._redis.get(keys.status(job)))
+        return status is not None and JobStatus.model_validate_json(str(status)).state.final
+
+    def published(self, job: str, part: str) -> int:
+        """Trajectories of a part that have been rolled out so far."""
+        return int(float(self._call(lambda: self._redis.hget(keys.counts(job, part), "published")) or 0))
 
     def report(self, job: str, status: TrainingStatus) -> None:
         """Write the training's status, and an event without the list of losses."""
@@ -101,9 +103,15 @@ class Courier:
             self._work.cancel()
 
     async def _serve(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._beat())
-            tasks.create_task(self._ingest.run())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._beat())
+                tasks.create_task(self._ingest.run())
+        except ExceptionGroup as group:
+            error: Exception = group
+            while isinstance(error, ExceptionGroup):  # one broken task cancels the others: it alone says what is wrong
+                error = error.exceptions[0]
+            raise error from None
 
     async def _beat(self) -> None:
         name = f"{socket.gethostname()}:{os.getpid()}"
@@ -120,14 +128,20 @@ class Courier:
         return future.result()
 
     async def _retrying(self, act: Callable[[], Awaitable[T]]) -> T:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type((RedisConnectionError, RedisTimeoutError)),
-            stop=stop_after_delay(self._settings.redis_patience_s),
-            wait=wait_exponential(multiplier=0.1, max=5.0),
-            reraise=True,
-        ):
-            with attempt:
-                return await act()
+        patience = self._settings.redis_patience_s
+        try:
+            async with asyncio.timeout(patience):
+                async for attempt in AsyncRetrying(
+                    retry=retry_if_exception_type((RedisConnectionError, RedisTimeoutError)),
+                    wait=wait_exponential(multiplier=0.1, max=5.0),
+                ):
+                    with attempt:
+                        return await act()
+        except TimeoutError:
+            raise Unavailable(
+                f"Redis has not answered for {patience:.0f} s.",
+                remedy="See DRIFT_REDIS_URL, then start the trainer again: it goes on from its last checkpoint.",
+            ) from None
         raise AssertionError("unreachable: tenacity raises the last error")
 
     async def _next_task(self, wait_s: float) -> Assignment | None:

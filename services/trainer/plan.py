@@ -19,7 +19,7 @@ from shared.trajectory import Trajectory
 DEFAULT_STEPS = 200
 """Optimiser steps when the task names neither steps nor epochs (paper D.2)."""
 
-_BLOCK_BATCHES = 4
+BLOCK_BATCHES = 4
 """Batches in a block of a streamed first epoch; without blocks a batch would be a few whole groups."""
 
 _PASS_COST = 64
@@ -51,8 +51,8 @@ class Plan:
 
     def has(self, step: int) -> bool:
         """Whether the data of a step (counted from 0) is there."""
-        blocks = step // _BLOCK_BATCHES + 1
-        block = _BLOCK_BATCHES * self.train.batch_size
+        blocks = step // BLOCK_BATCHES + 1
+        block = BLOCK_BATCHES * self.train.batch_size
         return self.closed or (self.train.streaming and blocks * block <= len(self.population.members))
 
     def batch(self, step: int) -> list[Example]:
@@ -82,7 +82,7 @@ class Plan:
         epoch, place = divmod(place, size)
         if not self.train.streaming or epoch:
             return self._order(str(epoch), range(size))[place]
-        length = _BLOCK_BATCHES * self.train.batch_size
+        length = BLOCK_BATCHES * self.train.batch_size
         block, place = divmod(place, length)
         return self._order(f"0:{block}", range(block * length, min((block + 1) * length, size)))[place]
 

@@ -7,10 +7,11 @@ step ever sees it.
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 from shared.errors import SpecError
 from shared.job import Composition, Objective, TrainSpec
@@ -195,11 +196,8 @@ def resample(weights: Sequence[float], offset: float) -> list[int]:
     """
     sums = [0.0, *accumulate(weights)]
     ends = [mass / sums[-1] * len(weights) for mass in sums]
-    return [
-        index
-        for index, (begin, end) in enumerate(pairwise(ends))
-        for _ in range(math.ceil(begin - offset), math.ceil(end - offset))
-    ]
+    last = math.nextafter(len(weights), 0.0)  # beyond which rounding must not take the last point
+    return [bisect_right(ends, min(place + offset, last)) - 1 for place in range(len(weights))]
 
 
 def is_held_out(problem: str, share: float) -> bool:

@@ -31,6 +31,8 @@ class TrainerSettings(RecorderSettings):
     """Checkpoints kept of one training while it lasts."""
     keep_training_state: bool = False
     """Keep the last checkpoint, optimiser included, of a training that has succeeded; else only its export stays."""
+    data_patience_s: float = 300.0
+    """How long groups may be missing in the dataset after their rollout is over before their training fails."""
     training_attempts: int = 5
     """How often a training may be started from the same step before it is reported as failed."""
     collective_timeout_s: float = 900.0

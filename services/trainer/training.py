@@ -6,8 +6,10 @@ of an undisturbed run bit for bit: the plan is a function of dataset and task, a
 
 import math
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from services.trainer import checkpoint
 from services.trainer.attempt import read_attempt, write_attempt
@@ -15,15 +17,17 @@ from services.trainer.checkpoint import Cursor, stage_folder, step_folder
 from services.trainer.courier import Courier
 from services.trainer.crew import Crew
 from services.trainer.executor import StepResult, TrainingError
-from services.trainer.orders import Begin, End, Export, Save, Step
+from services.trainer.orders import Begin, End, Export, Idle, Save, Step
 from services.trainer.plan import Plan, make_plan, split_batch
+from services.trainer.population import Population
 from services.trainer.settings import TrainerSettings
+from services.trainer.supply import Supply
 from shared.errors import Unavailable
 from shared.job import TrainingState, TrainingStatus, TrainingTask, TrainSpec
-from shared.shards import dataset_folder, read_part
+from shared.shards import read_part
 from shared.telemetry import get_logger
-from shared.trajectory import part_name
 
+_DATA_POLL_S = 0.5
 _NORMS_SEEN = 32
 _NORMS_NEEDED = 8
 """Gradient norms of the first steps say little of what is usual."""
@@ -35,15 +39,27 @@ class Training:
     """Leads one training to its end: `run` returns True, or False where it was asked to stop before."""
 
     def __init__(
-        self, task: TrainingTask, crew: Crew, courier: Courier, settings: TrainerSettings, stopping: Callable[[], bool]
+        self,
+        task: TrainingTask,
+        supply: Supply,
+        crew: Crew,
+        courier: Courier,
+        settings: TrainerSettings,
+        stop: threading.Event,
+        yielding: Callable[[], bool],
     ) -> None:
+        """`stop` ends it early; where it lacks data, it also ends early if `yielding` says that another could train."""
         self._task = task
+        self._supply = supply
         self._crew = crew
         self._courier = courier
         self._settings = settings
-        self._stopping = stopping
+        self._stop = stop
+        self._yielding = yielding
         self._stage = stage_folder(settings.runs_root, self._task)
         self._attempt = read_attempt(self._stage, task)
+        self._plan = Plan(Population(task.returns, task.train), task.train, closed=False)
+        self._shards: set[Path] = set()
         self._losses: list[float] = []
         self._norms: list[float] = []
         self._step = 0
@@ -63,10 +79,9 @@ class Training:
             self._step = self._saved_step = cursor.step
             self._losses, self._norms = list(cursor.losses), list(cursor.grad_norms)
         self._begin_attempt()
-        plan = self._make_plan()
-        self._report(
-            trajectories=len(plan.population.members), step=self._step, steps=plan.steps, losses=list(self._losses)
-        )
+        self._grow_plan()
+        plan = self._plan
+        self._report(step=self._step, losses=list(self._losses))
         setting = self._settings.trainer_dtype
         dtype = self._attempt.dtype or (None if setting == "auto" else setting)
         restored = str(latest[0]) if latest else None
@@ -79,9 +94,13 @@ class Training:
                 checkpoint.prune(self._stage, 0, task)
                 self._report(state=TrainingState.CANCELLED)
                 return True
-            if self._stopping():
+            lacking = not plan.has(self._step)
+            if self._stop.is_set() or (lacking and self._yielding()):
                 self._pause()
                 return False
+            if lacking:
+                self._wait_for_data()
+                continue
             self._take_step(plan)
             if self._step < plan.steps and time.monotonic() - self._saved >= self._settings.checkpoint_seconds:
                 self._save()
@@ -98,13 +117,22 @@ class Training:
         """Leave word for the next attempt."""
         self._note(fault=fault)
 
-    def _make_plan(self) -> Plan:
-        task = self._task
-        folder = dataset_folder(self._settings.runs_root, task.job, part_name("rollout", task.stage))
-        plan = make_plan(read_part(folder), task.returns, task.train)
-        population = plan.population
+    def _grow_plan(self) -> None:
+        """Add what has been recorded meanwhile; what is not streamed begins with all of its data."""
+        if not self._task.train.streaming:
+            self._plan = make_plan(read_part(self._supply.folder), self._task.returns, self._task.train)
+        else:
+            complete = self._supply.complete  # asked first: what is recorded while the shards are read comes next time
+            for group in self._supply.pull(self._shards):
+                self._plan.population.add(group)
+            if complete:
+                self._plan.population.check()
+                self._plan.closed = True
+        population = self._plan.population
         self.status = self.status.model_copy(
             update={
+                "trajectories": len(population.members),
+                "steps": self._plan.steps,
                 "skipped": population.skipped,
                 "skipped_mass": population.skipped_mass,
                 "skipped_token_share": population.skipped_token_share,
@@ -115,7 +143,17 @@ class Training:
                 "held_out_groups": population.held_out_groups,
             }
         )
-        return plan
+
+    def _wait_for_data(self) -> None:
+        """One look for new shards; raises `TrainingError` when no more will come."""
+        self._supply.check()
+        self._grow_plan()
+        if not self._plan.has(self._step):
+            message = f"waits for trajectories: {self._supply.recorded} of {self._task.groups} groups are recorded"
+            if message != self.status.message:
+                self._report(message=message)
+            self._crew.give(Idle())
+            self._stop.wait(_DATA_POLL_S)
 
     def _take_step(self, plan: Plan) -> None:
         step = self._step + 1
@@ -136,6 +174,7 @@ class Training:
             learning_rate=learning_rate,
             tokens_per_s=result.tokens / result.seconds,
             losses=list(self._losses),
+            message=None,
             checkpoint_fault=self._crew.checkpoint_fault,
         )
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
@@ -20,15 +21,16 @@ from redis.exceptions import RedisError
 
 from services.trainer.courier import Assignment, Courier
 from services.trainer.crew import Crew
+from services.trainer.executor import TrainingError
 from services.trainer.folder_lock import FolderLock
 from services.trainer.orders import End, Idle, Quit
 from services.trainer.ranks import join
 from services.trainer.settings import TrainerSettings
+from services.trainer.supply import Supply
 from services.trainer.training import Training
 from shared.errors import DriftError, SettingsError, Unavailable
-from shared.job import TrainingState, TrainingStatus
+from shared.job import TrainingState, TrainingStatus, TrainingTask
 from shared.telemetry import configure_logging, get_logger
-from shared.trajectory import part_name
 
 _WAIT_S = 1.0
 _LOCK_PATIENCE_S = 60.0
@@ -54,55 +56,88 @@ def main(settings: TrainerSettings) -> None:
     dist.destroy_process_group()
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A task that is not finished, and its data."""
+
+    assignment: Assignment
+    supply: Supply
+
+
 class Leader:
-    """Rank 0: takes tasks in the order of their arrival, the first whose data is complete first."""
+    """Rank 0: takes tasks in the order of their arrival, the first whose data is there first."""
 
     def __init__(self, crew: Crew, courier: Courier, settings: TrainerSettings, stop: threading.Event) -> None:
         self._crew = crew
         self._courier = courier
         self._settings = settings
         self._stop = stop
-        self._waiting: list[Assignment] = []
+        self._waiting: list[_Candidate] = []
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until told to stop; raises `Unavailable` when Redis or the disk stays away."""
         _log.info("trainer ready", ranks=self._crew.size, runs_root=str(self._settings.runs_root.absolute()))
-        while not self._stop.is_set():
-            assignment = self._courier.next_task(_WAIT_S / 5 if self._waiting else _WAIT_S)
-            if assignment:
-                self._waiting.append(assignment)
-                waiting = TrainingStatus(state=TrainingState.WAITING, stage=assignment.task.stage)
-                self._courier.report(assignment.task.job, waiting)
-            self._drop_cancelled()
-            ready = next(filter(self._is_ready, self._waiting), None)
-            if ready is None:
-                self._crew.give(Idle())
-            elif self._carry_out(ready):
-                self._courier.finish(ready)
-                self._waiting.remove(ready)
+        try:
+            while not self._stop.is_set():
+                self._serve()
+        except Unavailable:
+            self._crew.give(Quit())  # the others leave quietly: what torchrun shows is this rank's error
+            raise
         self._crew.give(Quit())
 
-    def _is_ready(self, assignment: Assignment) -> bool:
-        task = assignment.task
-        return self._courier.recorded(task.job, part_name("rollout", task.stage)) >= task.groups
+    def _serve(self) -> None:
+        self._take_task(_WAIT_S / 5 if self._waiting else _WAIT_S)
+        self._drop_hopeless()
+        ready = next((candidate for candidate in self._waiting if candidate.supply.ready), None)
+        if ready is None:
+            self._crew.give(Idle())
+        elif self._carry_out(ready):
+            self._courier.finish(ready.assignment)
+            self._waiting.remove(ready)
+        else:
+            ready.supply.defer()
 
-    def _drop_cancelled(self) -> None:
-        for assignment in [one for one in self._waiting if self._courier.is_cancelled(one.task.job)]:
-            cancelled = TrainingStatus(state=TrainingState.CANCELLED, stage=assignment.task.stage)
-            self._courier.report(assignment.task.job, cancelled)
-            self._courier.finish(assignment)
-            self._waiting.remove(assignment)
+    def _take_task(self, wait_s: float) -> None:
+        assignment = self._courier.next_task(wait_s)
+        if assignment:
+            task = assignment.task
+            supply = Supply(task, self._courier, self._settings.runs_root, self._settings.data_patience_s)
+            self._waiting.append(_Candidate(assignment, supply))
+            self._courier.report(task.job, TrainingStatus(state=TrainingState.WAITING, stage=task.stage))
 
-    def _carry_out(self, assignment: Assignment) -> bool:
-        """Whether the task is done, with success or without; False where the trainer stops before."""
-        task = assignment.task
-        training = Training(task, self._crew, self._courier, self._settings, self._stop.is_set)
+    def _drop_hopeless(self) -> None:
+        """End the tasks of cancelled jobs, and those whose data will never come."""
+        for candidate in list(self._waiting):
+            task = candidate.assignment.task
+            if self._courier.is_cancelled(task.job):
+                cancelled = TrainingStatus(state=TrainingState.CANCELLED, stage=task.stage)
+                self._courier.report(task.job, cancelled)
+            else:
+                try:
+                    candidate.supply.check()
+                    continue
+                except TrainingError as error:
+                    self._report_failure(TrainingStatus(state=TrainingState.FAILED, stage=task.stage), task, str(error))
+            self._courier.finish(candidate.assignment)
+            self._waiting.remove(candidate)
+
+    def _carry_out(self, candidate: _Candidate) -> bool:
+        """Whether the task is done, with success or without; False where it goes on later."""
+
+        def another_is_ready() -> bool:
+            self._take_task(0.0)
+            return any(other.supply.ready for other in self._waiting if other is not candidate)
+
+        task = candidate.assignment.task
+        training = Training(
+            task, candidate.supply, self._crew, self._courier, self._settings, self._stop, another_is_ready
+        )
         try:
             return training.run()
         except (Unavailable, RedisError):
             raise
         except DriftError as error:
-            self._report_failure(training, task.job, str(error))
+            self._report_failure(training.status, task, str(error))
             self._crew.give(End())
             return True
         except Exception as error:
@@ -111,13 +146,13 @@ class Leader:
             if self._crew.size > 1:  # the other ranks may be anywhere: only a restart brings them together
                 training.note_fault(fault)
                 raise
-            self._report_failure(training, task.job, f"{fault} See the trainer's log.")
+            self._report_failure(training.status, task, f"{fault} See the trainer's log.")
             self._crew.give(End())
             return True
 
-    def _report_failure(self, training: Training, job: str, error: str) -> None:
-        _log.error("training failed", job=job, stage=training.status.stage, error=error)
-        self._courier.report(job, training.status.model_copy(update={"state": TrainingState.FAILED, "error": error}))
+    def _report_failure(self, status: TrainingStatus, task: TrainingTask, error: str) -> None:
+        _log.error("training failed", job=task.job, stage=task.stage, error=error)
+        self._courier.report(task.job, status.model_copy(update={"state": TrainingState.FAILED, "error": error}))
 
 
 @contextmanager

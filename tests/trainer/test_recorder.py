@@ -90,11 +90,11 @@ async def test_a_trainer_beside_a_recorder_stands_by_and_sees_what_the_other_wro
     async with connect(redis_url) as redis:
         recording = asyncio.create_task(Ingest(redis, settings).run())
         await until(lambda: _exists(redis, keys.RECORDER_ALIVE))
-        with Courier(settings) as courier:
+        with Courier(settings):
             await publish(redis, job, slice(0, 8))
 
             async def seen() -> bool:
-                return await asyncio.to_thread(courier.recorded, job, "rollout-0") == 8
+                return len(recorded_groups(dataset_folder(settings.runs_root, job, "rollout-0"))) == 8
 
             await until(seen)
             consumers = await redis.xinfo_consumers(keys.trajectories(job), keys.TRAINER_GROUP)
@@ -105,7 +105,7 @@ async def test_a_trainer_beside_a_recorder_stands_by_and_sees_what_the_other_wro
             await publish(redis, later, slice(0, 3))
 
             async def taken_over() -> bool:
-                return await asyncio.to_thread(courier.recorded, later, "rollout-0") == 3
+                return len(recorded_groups(dataset_folder(settings.runs_root, later, "rollout-0"))) == 3
 
             await until(taken_over)
 

@@ -1,15 +1,12 @@
 """The trainer as users start it: a real torchrun of two ranks, a real Valkey, a tiny random Llama."""
 
 import asyncio
-import os
 import signal
-import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import psutil
 import pytest
 import torch
 from redis.asyncio import Redis
@@ -19,72 +16,34 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from services.trainer.plan import make_plan
 from services.trainer.training import schedule
 from shared import keys
-from shared.job import TrainingState, TrainingStatus, TrainingTask, TrainSpec
+from shared.job import TrainingState, TrainSpec
 from shared.returns import ReturnSpec
+from shared.shards import list_shards
 from shared.stream import TrajectoryStream, connect
 from tests.conftest import serve_valkey
 from tests.trainer.tiny import make_groups, save_model
+from tests.trainer.torchrun import (
+    GROUPS,
+    TRAIN,
+    DurableValkey,
+    Trainer,
+    publish,
+    running,
+    submit,
+    succeed,
+    wait_for,
+)
 
-GROUPS = 12
-TRAIN = TrainSpec(steps=30, batch_size=8, learning_rate=3e-3)
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """A running torchrun."""
-
-    url: str
-    runs_root: Path
-    model: str
-    process: psutil.Popen
-
-    def worker(self, rank: int) -> psutil.Process:
-        workers = [one for one in self.process.children() if one.environ().get("RANK") == str(rank)]
-        (worker,) = workers
-        return worker
-
-    def export(self, job: str) -> Path:
-        return self.runs_root / job / "checkpoints" / "stage-0" / "export"
-
-
-def start(url: str, runs_root: Path, model: str, ranks: int) -> Trainer:
-    environment = {
-        "DRIFT_REDIS_URL": url,
-        "DRIFT_RUNS_ROOT": str(runs_root),
-        "DRIFT_TRAINER_DTYPE": "float32",
-        "DRIFT_TRAINER_THREADS": "1",
-        "DRIFT_CHECKPOINT_SECONDS": "0",
-        "DRIFT_MICRO_BATCH_TOKENS": "64",
-    }
-    command = ["--standalone", "--nproc-per-node", str(ranks), "--max-restarts", "5", "-m", "services.trainer"]
-    process = psutil.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *command],
-        env={**os.environ, **environment},
-        cwd=Path(__file__).parents[2],
-        stderr=(runs_root / f"trainer-{ranks}.log").open("w"),
-    )
-    return Trainer(url, runs_root, model, process)
-
-
-def stop(trainer: Trainer) -> None:
-    trainer.process.terminate()
-    try:
-        trainer.process.wait(timeout=40)
-    finally:
-        for left in trainer.process.children(recursive=True) if trainer.process.is_running() else []:
-            left.kill()
+STREAMED = TrainSpec(steps=12, batch_size=4, learning_rate=3e-3, streaming=True)
 
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     with serve_valkey() as url:
         model = str(save_model(tmp_path_factory.mktemp("model")))
-        trainer = start(url, tmp_path_factory.mktemp("runs"), model, ranks=2)
-        try:
+        settings = {"DRIFT_DATA_PATIENCE_S": "2"}
+        with running(Trainer(url, tmp_path_factory.mktemp("runs"), model, settings=settings)) as trainer:
             yield trainer
-        finally:
-            if trainer.process.is_running():
-                stop(trainer)
 
 
 @pytest.fixture
@@ -93,32 +52,9 @@ async def redis(trainer: Trainer) -> AsyncIterator[Redis]:
         yield client
 
 
-async def submit(redis: Redis, job: str, model: str, train: TrainSpec = TRAIN) -> None:
-    await redis.zadd(keys.JOBS, {job: 0})
-    stream = TrajectoryStream(redis, job)
-    for one in make_groups(job, groups=GROUPS):
-        await stream.publish(one, {"trajectories": 1})
-    task = TrainingTask(
-        job=job, stage=0, model=model, tokenizer=model, groups=GROUPS, group_size=4, train=train, returns=ReturnSpec()
-    )
-    await redis.xadd(keys.TRAININGS, {"task": task.model_dump_json()})
-
-
-async def wait_for(redis: Redis, trainer: Trainer, job: str, *states: TrainingState, step: int = 0) -> TrainingStatus:
-    async with asyncio.timeout(90):
-        while True:
-            assert trainer.process.is_running() and trainer.process.status() != psutil.STATUS_ZOMBIE, "torchrun ended"
-            text = await redis.get(keys.training(job, 0))
-            status = TrainingStatus.model_validate_json(text) if text else None
-            if status and status.state in states and status.step >= step:
-                return status
-            await asyncio.sleep(0.02)
-
-
 async def test_two_ranks_train_and_export_what_one_plain_loop_does(redis: Redis, trainer: Trainer) -> None:
     await submit(redis, "undisturbed", trainer.model)
-    status = await wait_for(redis, trainer, "undisturbed", TrainingState.SUCCEEDED, TrainingState.FAILED)
-    assert status.state is TrainingState.SUCCEEDED, status.error
+    status = await succeed(redis, trainer, "undisturbed")
     assert status.step == status.steps == len(status.losses) == 30
     assert status.composition is not None and status.composition.complete == GROUPS
     exported_to = trainer.export("undisturbed")
@@ -160,7 +96,7 @@ async def test_a_failed_training_is_reported_and_the_trainer_goes_on(redis: Redi
     status = await wait_for(redis, trainer, "homeless", TrainingState.FAILED)
     assert "no-such-model" in (status.error or "") and "safetensors" in (status.error or "")
     await submit(redis, "next", trainer.model, TRAIN.model_copy(update={"steps": 2, "objective": "single_turn"}))
-    assert (await wait_for(redis, trainer, "next", TrainingState.SUCCEEDED)).trajectories < GROUPS * 4
+    assert (await succeed(redis, trainer, "next")).trajectories < GROUPS * 4
 
 
 async def test_a_cancelled_training_stops_at_the_next_step(redis: Redis, trainer: Trainer) -> None:
@@ -170,40 +106,91 @@ async def test_a_cancelled_training_stops_at_the_next_step(redis: Redis, trainer
     assert (await wait_for(redis, trainer, "unwanted", TrainingState.CANCELLED)).step < 100_000
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-async def test_a_killed_rank_resumes_and_ends_bit_for_bit_the_same(redis: Redis, trainer: Trainer, rank: int) -> None:
-    job = f"killed-{rank}"
-    await submit(redis, job, trainer.model)
-    await wait_for(redis, trainer, job, TrainingState.RUNNING, step=3)
-    trainer.worker(rank).send_signal(signal.SIGKILL)
-    status = await wait_for(redis, trainer, job, TrainingState.SUCCEEDED, TrainingState.FAILED)
-    assert status.state is TrainingState.SUCCEEDED, status.error
-    assert _weights(trainer, job) == _weights(trainer, "undisturbed")
-    async with asyncio.timeout(20):
-        while await redis.xlen(keys.TRAININGS):  # taken off the stream after its status is final
-            await asyncio.sleep(0.02)
+async def test_data_that_never_completes_ends_the_training_clearly(redis: Redis, trainer: Trainer) -> None:
+    """Group 11 was rolled out, but one of its trajectories was damaged on the way."""
+    job = "damaged"
+    rows = make_groups(job, groups=GROUPS)
+    await submit(redis, job, trainer.model, rows=rows[:-1])
+    await redis.xadd(keys.trajectories(job), {"trajectory": rows[-1].model_dump_json()[:-20]})
+    await redis.hincrby(keys.counts(job, "rollout-0"), "published", 1)
+    status = await wait_for(redis, trainer, job, TrainingState.FAILED)
+    assert "1 groups of rollout-0 were rolled out and never completed in the dataset: 11." in (status.error or "")
+    assert "dead letters" in (status.error or "")
+
+
+async def test_a_finished_training_keeps_its_export_only(redis: Redis, trainer: Trainer) -> None:
+    await submit(redis, "tidy", trainer.model, TRAIN.model_copy(update={"steps": 3}))
+    await succeed(redis, trainer, "tidy")
+    left = {path.name for path in trainer.export("tidy").parent.iterdir()}
+    assert {"export", "attempt.json"} <= left and not any(name.startswith(("step-", ".")) for name in left)
 
 
 @pytest.mark.slow
-async def test_a_stopped_training_goes_on_with_another_number_of_ranks(redis: Redis, trainer: Trainer) -> None:
-    """The last test here: it ends the trainer of two ranks and starts one of a single rank."""
+async def test_a_streamed_training_begins_early_and_ends_as_one_that_had_all_its_data(
+    redis: Redis, trainer: Trainer
+) -> None:
+    """It trains what is there, makes room for another training, survives a kill, and goes on when more comes."""
+    await submit(redis, "whole", trainer.model, STREAMED)
+    whole = await succeed(redis, trainer, "whole")
+    rows = make_groups("streamed", groups=GROUPS)
+    half = len(rows) // 2
+    await submit(redis, "streamed", trainer.model, STREAMED, rows[:half])
+    status = await wait_for(redis, trainer, "streamed", TrainingState.RUNNING, step=4, message="waits for trajectories")
+    assert status.step == 4 and status.trajectories == half and "6 of 12 groups" in (status.message or "")
+    await submit(redis, "between", trainer.model, TRAIN.model_copy(update={"steps": 2}))
+    await succeed(redis, trainer, "between")
+    await publish(redis, "streamed", rows[half:-8])
+    await wait_for(redis, trainer, "streamed", TrainingState.RUNNING, step=8, message="waits for trajectories")
+    victim = trainer.worker(1)
+    assert victim is not None
+    victim.send_signal(signal.SIGKILL)
+    await publish(redis, "streamed", rows[-8:])
+    status = await succeed(redis, trainer, "streamed")
+    assert len(list_shards(trainer.runs_root / "streamed" / "dataset" / "rollout-0")) >= 3
+    assert status.losses == whole.losses
+    assert trainer.weights("streamed") == trainer.weights("whole")
+
+
+@pytest.mark.slow
+async def test_a_stopped_training_goes_on_with_other_numbers_of_ranks(redis: Redis, trainer: Trainer) -> None:
+    """From two ranks to one and back to two. The last test of this trainer: it ends it."""
     await submit(redis, "moved", trainer.model)
     before = await wait_for(redis, trainer, "moved", TrainingState.RUNNING, step=3)
-    stop(trainer)
+    trainer.stop()
     assert await redis.xlen(keys.TRAININGS) == 1, "the task stays pending"
-    single = start(trainer.url, trainer.runs_root, trainer.model, ranks=1)
-    try:
-        status = await wait_for(redis, single, "moved", TrainingState.SUCCEEDED, TrainingState.FAILED)
-    finally:
-        stop(single)
-    assert status.state is TrainingState.SUCCEEDED, status.error
-    assert status.losses[: before.step] == before.losses
+    with running(Trainer(trainer.url, trainer.runs_root, trainer.model, ranks=1)) as single:
+        between = await wait_for(redis, single, "moved", TrainingState.RUNNING, step=before.step + 5)
+        single.stop()
+    assert between.losses[: before.step] == before.losses
+    with running(Trainer(trainer.url, trainer.runs_root, trainer.model, ranks=2)) as double:
+        status = await succeed(redis, double, "moved")
+    assert status.losses[: between.step] == between.losses
     moved = AutoModelForCausalLM.from_pretrained(trainer.export("moved")).state_dict()
     wanted = AutoModelForCausalLM.from_pretrained(trainer.export("undisturbed")).state_dict()
     for name, weight in wanted.items():
         torch.testing.assert_close(moved[name], weight, rtol=1e-3, atol=1e-4)
 
 
-def _weights(trainer: Trainer, job: str) -> bytes:
-    return (trainer.export(job) / "model.safetensors").read_bytes()
+@pytest.mark.slow
+async def test_a_redis_that_is_gone_for_good_ends_the_trainer_and_a_later_start_resumes(tmp_path: Path) -> None:
+    model = str(save_model(tmp_path / "model"))
+    with tempfile.TemporaryDirectory(prefix="drift-") as folder:
+        valkey = DurableValkey(Path(folder))
+        valkey.start()
+        settings = {"DRIFT_REDIS_PATIENCE_S": "2"}
+        trainer = Trainer(valkey.url, tmp_path, model, ranks=2, arguments=("--standalone",), settings=settings)
+        try:
+            with running(trainer):
+                async with connect(valkey.url) as redis:
+                    await submit(redis, "job", model, TRAIN.model_copy(update={"steps": 2_000}))
+                    before = await wait_for(redis, trainer, "job", TrainingState.RUNNING, step=3)
+                valkey.kill()
+                assert await asyncio.to_thread(trainer.process.wait, 60) == 1
+                assert "Redis has not answered for 2 s. See DRIFT_REDIS_URL" in trainer.log.read_text()
+            valkey.start()
+            with running(trainer):
+                async with connect(valkey.url) as redis:
+                    after = await wait_for(redis, trainer, "job", TrainingState.RUNNING, step=before.step + 3)
+                    assert after.losses[: before.step] == before.losses
+        finally:
+            valkey.kill()

@@ -1,0 +1,70 @@
+"""Kill any rank, the agent, or all of them at any moment: the weights end up bit for bit those of an undisturbed run.
+
+DRIFT_FAULTS sets how many kills (`make test-faults`).
+"""
+
+import asyncio
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from shared.job import TrainingState, TrainSpec
+from shared.stream import connect
+from tests.conftest import serve_valkey
+from tests.trainer.tiny import save_model
+from tests.trainer.torchrun import Trainer, read_status, running, submit, succeed
+
+KILLS = int(os.environ.get("DRIFT_FAULTS", "4"))
+START_S = 6.0
+"""About what a start takes: kills fall into loading and resuming, too."""
+pytestmark = pytest.mark.slow
+
+
+async def test_no_kill_changes_a_bit_of_the_final_weights(tmp_path: Path) -> None:
+    rng = random.Random(KILLS)
+    train = TrainSpec(steps=10 + 8 * KILLS, batch_size=8, learning_rate=1e-3)
+    settings = {"DRIFT_TRAINING_ATTEMPTS": "1000"}
+    model = str(save_model(tmp_path / "model"))
+    with serve_valkey() as url:
+        arguments = ("--standalone", "--max-restarts", "1000", "--monitor-interval", "0.1")
+        trainer = Trainer(url, tmp_path / "runs", model, ranks=2, arguments=arguments, settings=settings)
+        trainer.runs_root.mkdir()
+        async with connect(url) as redis:
+
+            async def step() -> int:
+                status = await read_status(redis, "killed")
+                assert status is None or status.state in (TrainingState.WAITING, TrainingState.RUNNING), (
+                    f"over before the last kill: {status}"
+                )
+                return status.step if status else 0
+
+            with running(trainer):
+                await submit(redis, "undisturbed", model, train)
+                undisturbed = await succeed(redis, trainer, "undisturbed")
+                await submit(redis, "killed", model, train)
+                for kill in range(KILLS):
+                    if rng.random() < 0.3:  # while it starts
+                        await asyncio.sleep(rng.uniform(0, START_S))
+                    else:  # while it trains, further on than ever
+                        goal = await step() + rng.randint(1, 4)
+                        async with asyncio.timeout(120):
+                            while await step() < goal:
+                                await asyncio.sleep(0.01)
+                        await asyncio.sleep(rng.uniform(0, 0.1))
+                    victim = ("rank 0", "rank 1", "agent", "all")[kill % 4]
+                    await step()
+                    if victim.startswith("rank"):
+                        if worker := trainer.worker(int(victim[-1])):
+                            worker.kill()
+                    elif victim == "agent":
+                        trainer.process.kill()
+                        trainer.process.wait()
+                        trainer.start()
+                    else:
+                        trainer.kill()
+                        trainer.start()
+                killed = await succeed(redis, trainer, "killed")
+        assert killed.losses == undisturbed.losses
+        assert trainer.weights("killed") == trainer.weights("undisturbed")
