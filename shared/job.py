@@ -152,11 +152,27 @@ class RefreshSpec(Schema):
     """Rollouts and trainings in turn; the steps are split evenly over the stages. 1: no refresh."""
 
 
+JobId = Annotated[str, Field(pattern=r"^\d{8}-\d{6}-[0-9a-f]{6}$")]
+
+
+class PolicySpec(Schema):
+    """A policy that another job has trained."""
+
+    job: JobId
+    stage: Annotated[int, Field(ge=1)] | None = None
+    """Its trainings so far; absent takes the last one."""
+
+
 class JobSpec(Schema):
     """What to do: roll out, and if asked train and evaluate."""
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w .:@+-]+$")] = "job"
     dataset: DatasetSpec | None = None
+    """The problems to roll out."""
+    rollouts_of: JobId | None = None
+    """Instead of `dataset`: train on what this job has rolled out (its first stage), without new rollouts."""
+    start_from: PolicySpec | None = None
+    """The policy to begin with; absent is the one that the engines were started with."""
     protocol: ProtocolSpec = ProtocolSpec()
     sampling: SamplingSpec = SamplingSpec()
     returns: ReturnSpec = ReturnSpec()
@@ -166,9 +182,21 @@ class JobSpec(Schema):
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
-        if self.dataset is None and (self.train is not None or not self.evaluate):
+        if self.rollouts_of is not None:
+            self._check_reuse()
+        elif self.dataset is None and (self.train is not None or not self.evaluate):
             raise ValueError("`dataset` is missing: name the problems to roll out")
         return self
+
+    def _check_reuse(self) -> None:
+        if self.dataset is not None:
+            raise ValueError("give `dataset` or `rollouts_of`, not both")
+        if self.train is None:
+            raise ValueError("`rollouts_of` is there to train on: give `train`")
+        if self.refresh.stages > 1:
+            raise ValueError("`rollouts_of` has the rollouts of one policy: leave out `refresh`")
+        if self.start_from is not None:
+            raise ValueError("`rollouts_of` begins with the policy that rolled out: leave out `start_from`")
 
 
 class State(StrEnum):
@@ -241,6 +269,16 @@ class Composition(Schema):
     """Groups with an ungraded or failed trajectory; they carry no weights."""
 
 
+class StepTime(Schema):
+    """How long one step of the job's plan took, waiting and restarts included."""
+
+    step: str
+    """`prepare`, `evaluate`, `rollout` or `train`."""
+    stage: int
+    dataset: int
+    seconds: float
+
+
 class RolloutSummary(Schema):
     """Sums over one stage's rollouts."""
 
@@ -254,6 +292,7 @@ class RolloutSummary(Schema):
     generated_tokens: int
     verdicts: dict[str, int]
     seconds: float
+    composition: Composition = Composition()
 
 
 class TrainingState(StrEnum):
@@ -277,6 +316,13 @@ class TrainingTask(Schema):
     group_size: int
     train: TrainSpec
     returns: ReturnSpec
+    rollouts_of: str | None = None
+    """Job whose recorded rollouts are trained on; absent is `job` itself."""
+
+    @property
+    def source(self) -> str:
+        """The job whose dataset holds the trajectories."""
+        return self.rollouts_of or self.job
 
 
 class TrainingStatus(Schema):
@@ -345,6 +391,8 @@ class JobStatus(Schema):
     """Steps of the job's plan that are finished; a restart goes on after these."""
     steps_total: int = 0
     step_started: float | None = None
+    timings: list[StepTime] = []
+    """Of the finished steps, in order."""
     evaluations: list[Evaluation] = []
     rollouts: list[RolloutSummary] = []
     trainings: list[TrainingStatus] = []

@@ -4,8 +4,6 @@ JOBS = "drift:jobs"
 """Sorted set of job ids by time of submission, seconds."""
 UNFINISHED = "drift:jobs:unfinished"
 """The same, of the jobs that are not over."""
-IDEMPOTENCY = "drift:idempotency"
-"""Hash: idempotency key -> job id."""
 CONDUCTOR = "drift:conductor"
 """String with expiry: who may advance jobs; its fencing token is `CONDUCTOR_TOKEN`'s value when it was taken."""
 CONDUCTOR_TOKEN = "drift:conductor:token"
@@ -21,6 +19,11 @@ RECORDER_ALIVE = "drift:recorder:alive"
 
 TRAINER_GROUP = "trainer"
 ROLLOUT_GROUP = "rollout"
+
+
+def idempotency(key: str) -> str:
+    """String with expiry: the job that this idempotency key has made."""
+    return f"drift:idempotency:{key}"
 
 
 def spec(job: str) -> str:

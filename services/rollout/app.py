@@ -22,9 +22,8 @@ from services.rollout.engines.pool import KEEP_ALIVE_S, Engines
 from services.rollout.events import check_event_id, follow
 from services.rollout.grader import Grader
 from services.rollout.history import History
+from services.rollout.intake import Intake
 from services.rollout.jobs import Jobs
-from services.rollout.problems.dataset import count_problems, lies_at_hand
-from services.rollout.prompts import load_prompts
 from services.rollout.records import Filter, Records, TrajectoryPage
 from services.rollout.settings import RolloutSettings
 from services.rollout.steps import Steps
@@ -89,9 +88,10 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     verifier = VerifierClient(settings.verifier_url, key, attempts=VERIFIER_ATTEMPTS, transport=transport)
     policies = Policies(engines)
     worker = Worker(redis, jobs, engines, Grader(verifier.verify), settings.high_water)
-    steps = Steps(redis, jobs, engines, policies, settings)
-    conductor = Conductor(redis, jobs, steps, policies, worker.name)
+    intake = Intake(jobs, settings.data_root)
     archive = Archive(redis, settings.runs_root)
+    steps = Steps(redis, jobs, engines, policies, intake, archive, settings)
+    conductor = Conductor(redis, jobs, steps, policies, worker.name)
     records = Records(archive)
     history = History(redis, jobs, policies, lambda: sum(engine.in_flight for engine in engines.members))
 
@@ -112,13 +112,9 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     open_paths = (*PROBES, *OPEN_PATHS)
     equip(app, keys=settings.api_keys, max_body=settings.max_body_bytes, registry=registry, open_paths=open_paths)
 
-    async def check(spec: JobSpec) -> None:
-        load_prompts(spec.protocol.template, spec.protocol.max_turns)
-        for dataset in (spec.dataset, *spec.evaluate):
-            if dataset and lies_at_hand(dataset, settings.data_root):
-                await asyncio.to_thread(count_problems, dataset, settings.data_root)
-
-    add_dashboard(app, settings, redis=redis, jobs=jobs, history=history, records=records, archive=archive, check=check)
+    add_dashboard(
+        app, settings, redis=redis, jobs=jobs, history=history, records=records, archive=archive, check=intake.check
+    )
 
     @app.get("/ready", tags=["probes"], response_model=None)
     async def ready() -> Response:
@@ -136,7 +132,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
         spec: JobSpec, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None
     ) -> Accepted:
         """Queue a job. Its template and every row at hand are checked first; hub datasets when the job begins."""
-        await check(spec)
+        await intake.check(spec)
         status = await jobs.create(spec, idempotency_key)
         return Accepted(id=status.id, state=status.state)
 

@@ -16,7 +16,7 @@ from services.rollout.jobs import Jobs, StaleConductor
 from services.rollout.steps import Interrupted, Steps, plan_steps
 from shared import keys
 from shared.errors import DriftError
-from shared.job import JobStatus, State
+from shared.job import JobStatus, State, StepTime
 from shared.telemetry import get_logger
 
 LEASE_MS = 10_000
@@ -106,7 +106,8 @@ class Conductor:
                 started = status.step_started or time.time()
                 status = status.model_copy(update={"phase": step.kind, "progress": None, "step_started": started})
                 status = await self._steps.carry_out(step, spec, await self._jobs.write(status, token), token)
-                done = {"steps_done": status.steps_done + 1, "step_started": None}
+                spent = StepTime(step=step.kind, stage=step.stage, dataset=step.dataset, seconds=time.time() - started)
+                done = {"steps_done": status.steps_done + 1, "timings": [*status.timings, spent], "step_started": None}
                 status = await self._jobs.write(status.model_copy(update=done), token)
         except Interrupted:
             return

@@ -4,9 +4,10 @@ Everything is a function of sums that publishing adds up atomically, so it is li
 and costs no reading of trajectories. Even the bootstrap needs no more than how many problems were solved at each turn.
 """
 
-import random
 from collections.abc import Mapping
 from itertools import accumulate
+
+import numpy as np
 
 from shared.grading import Verdict
 from shared.job import Evaluation, RolloutSummary
@@ -93,12 +94,6 @@ def _bootstrap(newly: list[int], n: int, seed: int) -> list[list[float]]:
     """95 % percentile intervals of multi@k over resampled problems; a problem is the turn that solved it."""
     if not n:
         return [[0.0, 0.0] for _ in newly]
-    draw = random.Random(seed)
-    turns = range(len(newly) + 1)
-    weights = [*newly, n - sum(newly)]
-    curves: list[list[float]] = []
-    for _ in range(_RESAMPLES):
-        sample = draw.choices(turns, weights, k=n)
-        curves.append([value / n for value in accumulate(sample.count(turn) for turn in range(len(newly)))])
-    low, high = int(0.025 * _RESAMPLES), int(0.975 * _RESAMPLES)
-    return [[values[low], values[high]] for values in (sorted(column) for column in zip(*curves, strict=True))]
+    drawn = np.random.default_rng(seed).multinomial(n, np.array([*newly, n - sum(newly)]) / n, size=_RESAMPLES)
+    curves = np.cumsum(drawn[:, :-1], axis=1) / n
+    return np.quantile(curves, (0.025, 0.975), axis=0).T.tolist()

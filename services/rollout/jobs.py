@@ -1,10 +1,11 @@
 """Jobs as Redis keeps them: an immutable spec, a status written by the conductor alone, and the user's commands."""
 
+import re
 import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from redis.asyncio import Redis
 
@@ -18,6 +19,8 @@ from shared.trajectory import Phase, part_name
 Command = Literal["cancel", "pause"]
 
 MAX_EVENTS = 2_000
+IDEMPOTENCY_S = 7 * 24 * 3600
+_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 _ADVANCE = (Path(shared.__file__).with_name("advance.lua")).read_text()
 
 
@@ -52,48 +55,62 @@ class Jobs:
         self._advance = redis.register_script(_ADVANCE)
 
     async def create(self, spec: JobSpec, idempotency_key: str | None = None) -> JobStatus:
-        """Queue a job; the same idempotency key gives the job that it made before."""
+        """Queue a job; the same idempotency key gives the job that it made before, for a week.
+
+        Raises `Conflict` where that one has another spec. The key decides: a job is listed, and so will run, only
+        once the key is its own, and a crash in between is mended by whoever sends the key again.
+        """
         now = time.time()
         job = time.strftime("%Y%m%d-%H%M%S-", time.gmtime(now)) + secrets.token_hex(3)
-        if idempotency_key and not await self._redis.hsetnx(keys.IDEMPOTENCY, idempotency_key, job):
-            earlier = str(await self._redis.hget(keys.IDEMPOTENCY, idempotency_key))
-            if await self._redis.exists(keys.status(earlier)):
-                if await self.spec(earlier) != spec:
-                    raise Conflict(
-                        f"The idempotency key belongs to job {earlier}, which has another spec.",
-                        remedy="Send a new Idempotency-Key.",
-                    )
-                return await self.get(earlier)
-            await self._redis.hset(keys.IDEMPOTENCY, idempotency_key, job)
         status = JobStatus(id=job, name=spec.name, state=State.QUEUED, created=now)
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(keys.UNFINISHED, {job: now})
-            pipe.zadd(keys.JOBS, {job: now})
             pipe.set(keys.spec(job), spec.model_dump_json())
-            pipe.set(keys.status(job), status.model_dump_json())  # with it the job exists
+            pipe.set(keys.status(job), status.model_dump_json())
             await pipe.execute()
+        if idempotency_key is not None:
+            name = keys.idempotency(idempotency_key)
+            if not await self._redis.set(name, job, nx=True, ex=IDEMPOTENCY_S):
+                await self._redis.delete(keys.spec(job), keys.status(job))
+                status = await self._find_earlier(spec, str(await self._redis.get(name)))
+        if not status.state.final:
+            await self._redis.zadd(keys.UNFINISHED, {status.id: status.created}, nx=True)
+        await self._redis.zadd(keys.JOBS, {status.id: status.created}, nx=True)
         return status
+
+    async def _find_earlier(self, spec: JobSpec, job: str) -> JobStatus:
+        if await self.spec(job) != spec:
+            raise Conflict(
+                f"The idempotency key belongs to job {job}, which has another spec.",
+                remedy="Send a new Idempotency-Key.",
+            )
+        return await self.get(job)
 
     async def get(self, job: str) -> JobStatus:
         """Raises `NotFound`."""
-        status = await self._redis.get(keys.status(job))
-        if status is None:
-            raise NotFound(f"There is no job {job[:64]!r}.", remedy="GET /v1/jobs lists them.")
-        return JobStatus.model_validate_json(status)
+        return JobStatus.model_validate_json(await self._look_up(job, keys.status(job)))
 
     async def spec(self, job: str) -> JobSpec:
         """Raises `NotFound`."""
-        spec = await self._redis.get(keys.spec(job))
-        if spec is None:
-            raise NotFound(f"There is no job {job[:64]!r}.", remedy="GET /v1/jobs lists them.")
-        return JobSpec.model_validate_json(spec)
+        return JobSpec.model_validate_json(await self._look_up(job, keys.spec(job)))
 
-    async def recent(self, limit: int = 100) -> list[JobStatus]:
-        """The newest first."""
-        return await self._read(await self._redis.zrevrange(keys.JOBS, 0, limit - 1))
+    async def _look_up(self, job: str, key: str) -> str:
+        found = await self._redis.get(key) if _ID.fullmatch(job) else None
+        if found is None:
+            raise NotFound(f"There is no job {job[:64]!r}.", remedy="GET /v1/jobs lists them.")
+        return str(found)
+
+    async def recent(self, limit: int = 100, before: str | None = None) -> list[JobStatus]:
+        """The newest first; those older than the job `before`. Raises `NotFound` where there is no such job."""
+        first = 0
+        if before is not None:
+            rank = await self._redis.zrevrank(keys.JOBS, before)
+            if rank is None:
+                raise NotFound(f"There is no job {before[:64]!r}.", remedy="Pass the last page's `next`.")
+            first = cast(int, rank) + 1
+        return await self._read(await self._redis.zrevrange(keys.JOBS, first, first + limit - 1))
 
     async def unfinished(self) -> list[JobStatus]:
-        """The oldest first; what has ended since the last call is taken off the list."""
+        """The oldest first."""
         statuses = await self._read(await self._redis.zrange(keys.UNFINISHED, 0, -1))
         if over := [status.id for status in statuses if status.state.final]:
             await self._redis.zrem(keys.UNFINISHED, *over)

@@ -10,12 +10,14 @@ from typing import Literal
 
 from redis.asyncio import Redis
 
+from services.rollout.archive import Archive
 from services.rollout.engines.control import ServedModel
 from services.rollout.engines.engine import EngineDown
 from services.rollout.engines.inspection import inspect
 from services.rollout.engines.policy import Policies, request_model
 from services.rollout.engines.pool import Engines
 from services.rollout.evaluation import evaluate, summarise
+from services.rollout.intake import Intake
 from services.rollout.jobs import Jobs, Part
 from services.rollout.problems.dataset import Tally, count_problems, read_problems
 from services.rollout.settings import RolloutSettings
@@ -52,10 +54,11 @@ def plan_steps(spec: JobSpec) -> list[Step]:
     """Prepare; evaluate the base; then for each stage roll out, train and evaluate what was trained (paper D.5)."""
     evaluations = range(len(spec.evaluate))
     steps = [Step("prepare"), *(Step("evaluate", 0, dataset) for dataset in evaluations)]
-    if spec.dataset is None:
+    if spec.dataset is None and spec.rollouts_of is None:
         return steps
     for stage in range(spec.refresh.stages if spec.train else 1):
-        steps.append(Step("rollout", stage))
+        if spec.dataset:
+            steps.append(Step("rollout", stage))
         if spec.train:
             steps.append(Step("train", stage))
             steps += [Step("evaluate", stage + 1, dataset) for dataset in evaluations]
@@ -71,10 +74,19 @@ class Steps:
     """Carries out steps for the conductor."""
 
     def __init__(
-        self, redis: Redis, jobs: Jobs, engines: Engines, policies: Policies, settings: RolloutSettings
+        self,
+        redis: Redis,
+        jobs: Jobs,
+        engines: Engines,
+        policies: Policies,
+        intake: Intake,
+        archive: Archive,
+        settings: RolloutSettings,
     ) -> None:
         self._redis = redis
         self._jobs = jobs
+        self._intake = intake
+        self._archive = archive
         self._engines = engines
         self._policies = policies
         self._settings = settings
@@ -98,17 +110,37 @@ class Steps:
 
     async def _prepare(self, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """Every row is read and checked, and the engines found fit, before a token is generated."""
+        rolled_out = await self._find_rollouts(spec.rollouts_of) if spec.rollouts_of else None
         tallies = [
             await asyncio.to_thread(count_problems, dataset, self._settings.data_root) if dataset else Tally()
             for dataset in (spec.dataset, *spec.evaluate)
         ]
-        counted = {
-            "problems": [tally.problems for tally in tallies],
-            "skipped_rows": [tally.skipped for tally in tallies],
-            "skipped_reasons": [reason for tally in tallies for reason in tally.reasons],
-        }
         served = await self._inspect(spec, status, token)
-        return status.model_copy(update={"model": served.name, "base": served.root} | counted)
+        base = rolled_out.base if rolled_out else served.root
+        if spec.start_from:
+            base = await self._intake.find_policy(spec.start_from)
+        problems = [tally.problems for tally in tallies]
+        if rolled_out:
+            problems[0] = rolled_out.problems[0]
+        return status.model_copy(
+            update={
+                "model": served.name,
+                "base": base,
+                "problems": problems,
+                "skipped_rows": [tally.skipped for tally in tallies],
+                "skipped_reasons": [reason for tally in tallies for reason in tally.reasons],
+            }
+        )
+
+    async def _find_rollouts(self, source: str) -> JobStatus:
+        """The job whose rollouts are trained on, once they are complete."""
+        status = await self._jobs.get(source)
+        if not status.rollouts:
+            raise DriftError(
+                f"The rollouts of job {source} are not complete ({status.state}).",
+                remedy="Submit this job again when they are.",
+            )
+        return status
 
     async def _inspect(self, spec: JobSpec, status: JobStatus, token: int) -> ServedModel:
         """The model that the engines serve; an engine that is only starting is waited for."""
@@ -191,6 +223,8 @@ class Steps:
         if rollout:
             seconds = time.time() - (status.step_started or time.time())
             summary = summarise(counts, stage=step.stage, policy=part.policy, max_turns=turns, seconds=seconds)
+            recorded = await self._archive.read(status.id, part.name)
+            summary = summary.model_copy(update={"composition": recorded[0].outcomes.compose()})
             return status.model_copy(update={"rollouts": [*status.rollouts, summary]})
         measured = evaluate(counts, dataset=dataset.name, policy=part.policy, stage=step.stage, max_turns=turns)
         return status.model_copy(update={"evaluations": [*status.evaluations, measured]})
@@ -255,9 +289,10 @@ class Steps:
             model=self._weights(status, stage),
             tokenizer=status.base,
             groups=status.problems[0],
-            group_size=spec.sampling.trajectories,
+            group_size=(await self._jobs.spec(spec.rollouts_of or status.id)).sampling.trajectories,
             train=train,
             returns=spec.returns,
+            rollouts_of=spec.rollouts_of,
         )
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.xadd(

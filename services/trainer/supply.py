@@ -23,7 +23,7 @@ class Supply:
         self._courier = courier
         self._patience_s = patience_s
         self._part = part_name("rollout", task.stage)
-        self._folder = dataset_folder(runs_root, task.job, self._part)
+        self._folder = dataset_folder(runs_root, task.source, self._part)
         self._ledger = Ledger(self._folder)
         self._grew = (0, time.monotonic())
         block = BLOCK_BATCHES * task.train.batch_size
@@ -70,7 +70,7 @@ class Supply:
         if self._courier.has_ended(job):
             raise TrainingError(f"Job {job} has ended with {recorded} of {self._task.groups} groups recorded.")
         total = self._task.groups * self._task.group_size
-        if recorded > self._grew[0] or self._courier.published(job, self._part) < total:
+        if recorded > self._grew[0] or self._courier.published(self._task.source, self._part) < total:
             self._grew = (recorded, time.monotonic())
         elif time.monotonic() - self._grew[1] > self._patience_s:
             missing = sorted(set(range(self._task.groups)) - self._ledger.groups())

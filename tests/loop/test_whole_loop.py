@@ -85,3 +85,12 @@ async def test_a_job_goes_from_problems_to_a_better_policy(
     before, after = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (base, status.checkpoint))
     assert before.keys() == after.keys()
     assert any((before[name].float() != after[name].float()).any() for name in before)
+
+    # The same rollouts serve another objective, without a single new one.
+    asked = len(engine.requests)
+    again = await submit(service, dataset=None, rollouts_of=job, train={"steps": 2, "objective": "uniform"})
+    reused = await until(service, again, lambda status: status.state.final, deadline_s=120)
+    assert reused.state is State.SUCCEEDED, f"{reused.error}\n{(tmp_path / 'trainer.log').read_text()[-3000:]}"
+    assert (reused.trainings[0].step, reused.trainings[0].trajectories) == (2, 24)
+    assert len(engine.requests) == asked
+    assert reused.checkpoint != status.checkpoint
