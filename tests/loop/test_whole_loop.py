@@ -19,6 +19,7 @@ from shared.job import State
 from shared.shards import dataset_folder, read_part
 from tests.fakes.engine import FIRST_TOKEN, FakeEngine
 from tests.rollout.client import PROBLEMS, submit, until
+from tests.rollout.test_reuse import count_questions
 from tests.trainer.tiny import save_model
 
 pytestmark = pytest.mark.slow
@@ -87,10 +88,10 @@ async def test_a_job_goes_from_problems_to_a_better_policy(
     assert any((before[name].float() != after[name].float()).any() for name in before)
 
     # The same rollouts serve another objective, without a single new one.
-    asked = len(engine.requests)
+    asked = count_questions(engine)
     again = await submit(service, dataset=None, rollouts_of=job, train={"steps": 2, "objective": "uniform"})
     reused = await until(service, again, lambda status: status.state.final, deadline_s=120)
     assert reused.state is State.SUCCEEDED, f"{reused.error}\n{(tmp_path / 'trainer.log').read_text()[-3000:]}"
     assert (reused.trainings[0].step, reused.trainings[0].trajectories) == (2, 24)
-    assert len(engine.requests) == asked
+    assert count_questions(engine) == asked
     assert reused.checkpoint != status.checkpoint

@@ -1,5 +1,7 @@
 """A job trains on what another has rolled out, without new rollouts; and begins with a policy that another trained."""
 
+from pathlib import Path
+
 import httpx
 import pytest
 from redis.asyncio import Redis
@@ -8,6 +10,11 @@ from shared import keys
 from shared.job import State, TrainingState, TrainingStatus, TrainingTask
 from tests.fakes.engine import FakeEngine
 from tests.rollout.client import PROBLEMS, finish, submit, until
+
+
+def count_questions(engine: FakeEngine) -> int:
+    """Requests about problems; a job also asks the engine a word to see that it is fit."""
+    return sum("Question" in str(body["messages"]) for body in engine.requests)
 
 
 async def train(service: httpx.AsyncClient, redis: Redis, job: str, checkpoint: str) -> TrainingTask:
@@ -22,20 +29,22 @@ async def train(service: httpx.AsyncClient, redis: Redis, job: str, checkpoint: 
 
 
 async def test_a_training_on_recorded_rollouts_asks_the_engine_for_none(
-    service: httpx.AsyncClient, redis: Redis, engine: FakeEngine
+    service: httpx.AsyncClient, redis: Redis, engine: FakeEngine, tmp_path: Path
 ) -> None:
+    other = str(tmp_path / "other")
+    Path(other).mkdir()
     source = await submit(service, sampling={"trajectories": 3})
     assert (await finish(service, source)).rollouts[0].composition.all_correct == len(PROBLEMS)
-    asked = len(engine.requests)
+    asked = count_questions(engine)
     job = await submit(
         service, dataset=None, rollouts_of=source, returns={"gamma": 0.5}, train={"steps": 3, "objective": "star"}
     )
-    task = await train(service, redis, job, "/weights/other")
+    task = await train(service, redis, job, other)
     assert (task.source, task.groups, task.group_size) == (source, len(PROBLEMS), 3)
     assert (task.model, task.stage, task.returns.gamma, task.train.objective) == ("/weights/base", 0, 0.5, "star")
     status = await finish(service, job)
-    assert (status.state, status.checkpoint, status.rollouts) == (State.SUCCEEDED, "/weights/other", [])
-    assert len(engine.requests) == asked
+    assert (status.state, status.checkpoint, status.rollouts) == (State.SUCCEEDED, other, [])
+    assert count_questions(engine) == asked
     assert [timing.step for timing in status.timings] == ["prepare", "train"]
 
     later = await submit(
@@ -43,7 +52,7 @@ async def test_a_training_on_recorded_rollouts_asks_the_engine_for_none(
     )
     status = await finish(service, later)
     assert status.state is State.SUCCEEDED, status.error
-    assert engine.loads[-1] == "/weights/other"
+    assert engine.loads[-1] == other
     assert [(each.n, each.multi_at[0]) for each in status.evaluations] == [(6, 1), (2, 1)]
 
 
