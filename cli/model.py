@@ -65,9 +65,8 @@ def _from_hub(repo: str, folder: Path, _temporary: Path, say: Say) -> None:
     if constants.HF_HUB_OFFLINE:
         raise _NotHere("The hub is not asked (HF_HUB_OFFLINE).")
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
-    probe = httpx.head(
-        f"{endpoint}/{repo}/resolve/main/config.json", headers=build_hf_headers(), timeout=PROBE_S, follow_redirects=True
-    )
+    config = f"{endpoint}/{repo}/resolve/main/config.json"
+    probe = httpx.head(config, headers=build_hf_headers(), timeout=PROBE_S, follow_redirects=True)
     if probe.status_code != httpx.codes.OK:
         raise _NotHere(f"The hub at {endpoint} answers {probe.status_code} for {repo}.")
     say(f"Downloading {repo} from {endpoint}.")

@@ -1,4 +1,4 @@
-"""Settings come from the environment, from `.env` or from files, prefix `DRIFT_`; a wrong one names itself and its remedy.
+"""Settings come from the environment, `.env` or files, prefix `DRIFT_`; a wrong one names itself and its remedy.
 
 Files are those of container platforms: `/run/secrets/drift_redis_url` holds what `DRIFT_REDIS_URL` would.
 """
@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     api_keys: Keys = ()
     """Bearer tokens that the HTTP APIs accept, comma-separated; empty leaves them open, which fits loopback only."""
     open_beyond_loopback: bool = False
-    """Listen beyond loopback without DRIFT_API_KEYS; only where the network is confined otherwise, as in a container."""
+    """Listen beyond loopback without DRIFT_API_KEYS: only where the network itself is confined, as in a container."""
     log_level: str = "INFO"
     """Least severe level that is logged: DEBUG, INFO, WARNING or ERROR."""
 
