@@ -38,8 +38,8 @@ class Settings(BaseSettings):
 
     api_keys: Keys = ()
     """Bearer tokens that the HTTP APIs accept, comma-separated; empty leaves them open, which fits loopback only."""
-    open_beyond_loopback: bool = False
-    """Listen beyond loopback without DRIFT_API_KEYS: only where the network itself is confined, as in a container."""
+    publish_address: str | None = None
+    """In a container: the host's address that the port is published on, which decides whether keys are needed."""
     log_level: str = "INFO"
     """Least severe level that is logged: DEBUG, INFO, WARNING or ERROR."""
 
@@ -80,9 +80,11 @@ def load_settings(settings_class: type[S]) -> S:
 
 
 def check_exposure(host: str, variable: str, settings: Settings) -> None:
-    """Raise `SettingsError` where a service would listen beyond loopback without tokens."""
+    """Raise `SettingsError` where a service would be reached from beyond loopback without tokens."""
+    if settings.publish_address is not None:
+        host, variable = settings.publish_address, "DRIFT_PUBLISH_ADDRESS"
     loopback = host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
-    if not loopback and not settings.api_keys and not settings.open_beyond_loopback:
+    if not loopback and not settings.api_keys:
         raise SettingsError(f"{variable}={host} opens the service to others.", remedy="Set DRIFT_API_KEYS too.")
 
 

@@ -23,6 +23,7 @@ from tenacity import (
 
 from shared.errors import DriftError, Unavailable
 from shared.grading import MAX_BATCH, VerifyItem, VerifyRequest, VerifyResponse, VerifyResult
+from shared.tracing import outgoing_headers
 
 PATH = "/v1/verify"
 RETRIED_STATUSES = (429, 503)
@@ -100,7 +101,7 @@ class VerifierClient:
                     reraise=True,
                 ):
                     with attempt:
-                        reply = await self._http.post(PATH, content=body, headers=JSON)
+                        reply = await self._http.post(PATH, content=body, headers=JSON | outgoing_headers())
                         return _results(reply, items)
             except httpx.HTTPError as error:
                 raise _failure(error, str(self._http.base_url)) from None

@@ -1,18 +1,22 @@
-"""What every HTTP service of the project has alike: bearer tokens, a size limit, problem details, health, metrics.
+"""What every HTTP service of the project has alike: bearer tokens, limits, an audit log, problem details, probes.
 
 Errors are RFC 9457 problem details (`application/problem+json`) whose `detail` says what is wrong and
 whose `remedy` says how to mend it.
 """
 
+import hashlib
 import hmac
+import math
+import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
 from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -20,9 +24,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import DriftError
+from shared.rate import RateLimit
+from shared.telemetry import get_logger
+from shared.tracing import serving_span
+
+log = get_logger(__name__)
 
 PROBES = ("/health", "/ready", "/metrics")
 """What probes and scrapers reach without a token."""
+
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 def problem(
@@ -35,31 +46,85 @@ def problem(
     return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
 
 
-class Guard:
-    """ASGI middleware: refuses a missing token (401) and a body beyond the limit (413) before anything is parsed."""
+def key_id(token: bytes) -> str:
+    """What logs call a key; the key cannot be had back from it."""
+    return hashlib.sha256(token).hexdigest()[:12]
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[SecretStr], max_body: int, open_paths: Sequence[str]) -> None:
+
+class Guard:
+    """ASGI middleware: refuses a missing token (401), a body beyond the limit (413) and a key that asks too often (429).
+
+    All of it before anything is parsed. Log lines of a request carry `key`, the id of the key that sent it (`open`
+    where no keys are set). With `audit`, each request that may change something is logged once it is answered.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: Sequence[SecretStr],
+        max_body: int,
+        rate: float,
+        registry: CollectorRegistry,
+        open_paths: Sequence[str],
+        audit: bool,
+    ) -> None:
         self._app = app
-        self._tokens = [key.get_secret_value().encode() for key in keys]
+        self._tokens = {token: key_id(token) for token in (key.get_secret_value().encode() for key in keys)}
         self._max_body = max_body
+        self._limit = RateLimit(rate)
         self._open = frozenset(open_paths)
+        self._audit = audit
+        self._refusals = Counter("drift_http_refusals", "Requests refused unread", ["reason"], registry=registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        if self._tokens and scope["path"] not in self._open and not self._knows(headers.get("authorization", "")):
-            refusal = problem(
-                401,
-                "The bearer token is missing or wrong.",
-                headers={"WWW-Authenticate": "Bearer"},
-                remedy="Send `Authorization: Bearer KEY` with one of DRIFT_API_KEYS.",
-            )
-            return await refusal(scope, receive, send)
-        length = headers.get("content-length", "")
+        key = self._identify(headers.get("authorization", ""))
+        who = {"key": key or "none", "client": scope["client"][0] if scope.get("client") else "unknown"}
+        with structlog.contextvars.bound_contextvars(**who):
+            reason, refusal = self._refuse(scope["path"], key, headers.get("content-length", ""))
+            if refusal:
+                self._refusals.labels(reason).inc()
+                log.warning("request_refused", reason=reason, method=scope["method"], path=scope["path"])
+                return await refusal(scope, receive, send)
+            if scope["path"] in self._open:
+                return await self._serve(scope, receive, send)
+            with serving_span(f"{scope['method']} {scope['path']}", dict(headers)):
+                await self._serve(scope, receive, send)
+
+    def _identify(self, authorization: str) -> str | None:
+        if not self._tokens:
+            return "open"
+        scheme, _, given = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        return next((id for token, id in self._tokens.items() if hmac.compare_digest(given.encode(), token)), None)
+
+    def _refuse(self, path: str, key: str | None, length: str) -> tuple[str, JSONResponse | None]:
+        """Why the request is not let in, and the reply that says so."""
+        if path not in self._open:
+            if key is None:
+                return "token", problem(
+                    401,
+                    "The bearer token is missing or wrong.",
+                    headers={"WWW-Authenticate": "Bearer"},
+                    remedy="Send `Authorization: Bearer KEY` with one of DRIFT_API_KEYS.",
+                )
+            if self._tokens and (wait := self._limit.take(key, time.monotonic())) > 0:
+                return "rate", problem(
+                    429,
+                    "This key asks too often.",
+                    headers={"Retry-After": str(math.ceil(wait))},
+                    remedy="Wait as long as Retry-After says, or ask for more at once.",
+                )
         if length.isdigit() and int(length) > self._max_body:
-            return await _too_large(self._max_body)(scope, receive, send)
-        seen = 0
+            return "size", _too_large(self._max_body)
+        return "", None
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen, status = 0, 0
 
         async def bounded_receive() -> Message:
             nonlocal seen
@@ -69,11 +134,16 @@ class Guard:
                 raise HTTPException(413)
             return message
 
-        await self._app(scope, bounded_receive, send)
+        async def watched_send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
 
-    def _knows(self, authorization: str) -> bool:
-        scheme, _, token = authorization.partition(" ")
-        return scheme.lower() == "bearer" and any(hmac.compare_digest(token.encode(), known) for known in self._tokens)
+        try:
+            await self._app(scope, bounded_receive, watched_send)
+        finally:
+            if self._audit and scope["method"] not in _SAFE_METHODS:
+                log.info("request", method=scope["method"], path=scope["path"], status=status, bytes=seen)
 
 
 def _too_large(max_body: int) -> JSONResponse:
@@ -91,11 +161,18 @@ def equip(
     *,
     keys: Sequence[SecretStr],
     max_body: int,
+    rate: float,
     registry: CollectorRegistry,
     open_paths: Sequence[str] = PROBES,
+    audit: bool = False,
 ) -> FastAPI:
-    """Give `app` the guard, problem details for errors, `/health` and `/metrics`; `/ready` is the service's own."""
-    app.add_middleware(Guard, keys=keys, max_body=max_body, open_paths=open_paths)
+    """Give `app` the guard, problem details for errors, `/health` and `/metrics`; `/ready` is the service's own.
+
+    `max_body` is in bytes, `rate` in requests a second of one key.
+    """
+    app.add_middleware(
+        Guard, keys=keys, max_body=max_body, rate=rate, registry=registry, open_paths=open_paths, audit=audit
+    )
 
     @app.exception_handler(DriftError)
     async def _(_request: Request, error: DriftError) -> Response:

@@ -33,6 +33,7 @@ from shared.schema import Schema
 from shared.settings import load_settings
 from shared.stream import connect
 from shared.telemetry import configure_logging, get_logger
+from shared.tracing import configure_tracing
 from shared.verifier_client import VerifierClient
 from shared.web import PROBES, equip, problem
 
@@ -79,6 +80,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     """The application; settings come from the environment where none are given."""
     settings = settings or load_settings(RolloutSettings)
     configure_logging("rollout", settings.log_level)
+    configure_tracing("rollout")
     registry = CollectorRegistry()
     redis = connect(settings.redis_url)
     jobs = Jobs(redis)
@@ -110,7 +112,15 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
 
     app = FastAPI(title="DRIFT rollout service", version="1", lifespan=lifespan)
     open_paths = (*PROBES, *OPEN_PATHS)
-    equip(app, keys=settings.api_keys, max_body=settings.max_body_bytes, registry=registry, open_paths=open_paths)
+    equip(
+        app,
+        keys=settings.api_keys,
+        max_body=settings.max_body_bytes,
+        rate=settings.rollout_rate,
+        registry=registry,
+        open_paths=open_paths,
+        audit=True,
+    )
 
     add_dashboard(
         app, settings, redis=redis, jobs=jobs, history=history, records=records, archive=archive, check=intake.check

@@ -18,6 +18,7 @@ from shared import keys
 from shared.errors import DriftError
 from shared.job import JobStatus, State, StepTime
 from shared.telemetry import get_logger
+from shared.tracing import job_span
 
 LEASE_MS = 10_000
 POLL_S = 0.2
@@ -105,7 +106,8 @@ class Conductor:
             for step in steps[status.steps_done :]:
                 started = status.step_started or time.time()
                 status = status.model_copy(update={"phase": step.kind, "progress": None, "step_started": started})
-                status = await self._steps.carry_out(step, spec, await self._jobs.write(status, token), token)
+                with job_span(step.kind, status.id, stage=step.stage):
+                    status = await self._steps.carry_out(step, spec, await self._jobs.write(status, token), token)
                 spent = StepTime(step=step.kind, stage=step.stage, dataset=step.dataset, seconds=time.time() - started)
                 done = {"steps_done": status.steps_done + 1, "timings": [*status.timings, spent], "step_started": None}
                 status = await self._jobs.write(status.model_copy(update=done), token)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from shared.errors import DriftError
 from shared.grading import MAX_BATCH, VerifyItem, VerifyResult
+from shared.tracing import span
 from shared.trajectory import Problem
 
 Verify = Callable[[list[VerifyItem]], Awaitable[list[VerifyResult]]]
@@ -24,8 +25,9 @@ class Grader:
 
     async def grade(self, problem: Problem, response: str) -> VerifyResult:
         """The verdict on one response; `timeout` and `error` are asked for once more, then stand."""
-        result = await self._ask(problem, response)
-        return result if result.verdict.decides else await self._ask(problem, response)
+        with span("grade"):
+            result = await self._ask(problem, response)
+            return result if result.verdict.decides else await self._ask(problem, response)
 
     async def _ask(self, problem: Problem, response: str) -> VerifyResult:
         self._serial += 1

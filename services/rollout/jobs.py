@@ -14,6 +14,7 @@ from shared import keys
 from shared.errors import Conflict, DriftError, NotFound
 from shared.job import JobSpec, JobStatus, State
 from shared.schema import Schema
+from shared.telemetry import get_logger
 from shared.trajectory import Phase, part_name
 
 Command = Literal["cancel", "pause"]
@@ -21,6 +22,7 @@ Command = Literal["cancel", "pause"]
 MAX_EVENTS = 2_000
 IDEMPOTENCY_S = 7 * 24 * 3600
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+log = get_logger(__name__)
 _ADVANCE = (Path(shared.__file__).with_name("advance.lua")).read_text()
 
 
@@ -75,6 +77,7 @@ class Jobs:
         if not status.state.final:
             await self._redis.zadd(keys.UNFINISHED, {status.id: status.created}, nx=True)
         await self._redis.zadd(keys.JOBS, {status.id: status.created}, nx=True)
+        log.info("job_submitted", job=status.id, name=spec.name, dataset=spec.dataset.name if spec.dataset else None)
         return status
 
     async def _find_earlier(self, spec: JobSpec, job: str) -> JobStatus:

@@ -35,6 +35,8 @@ class RolloutSettings(StoreSettings):
     """No new group begins while this many trajectories wait in the stream for the trainer's ingest."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 64 << 20
     """Largest request body."""
+    rollout_rate: Annotated[float, Field(gt=0)] = 100.0
+    """Requests a second of one key, where there are keys; beyond it they are refused with 429."""
 
     @field_validator("engine_urls", "engine_control_urls", "verifier_url")
     @classmethod

@@ -18,17 +18,18 @@ from redis.exceptions import RedisError
 
 from services.rollout.engines.engine import Answer, Sampling
 from services.rollout.engines.pool import Engines
-from services.rollout.episode import run_episode
+from services.rollout.episode import Episode, run_episode
 from services.rollout.evaluation import count
 from services.rollout.grader import Grader
 from services.rollout.jobs import Jobs, Part
 from services.rollout.prompts import Message, Prompts, load_prompts
 from services.rollout.tickets import LEASE_MS, Ticket, Tickets
 from shared import keys
-from shared.errors import NotFound
+from shared.errors import NotFound, SpecError
 from shared.job import JobSpec
 from shared.stream import TrajectoryStream
 from shared.telemetry import get_logger
+from shared.tracing import trajectory_span
 from shared.trajectory import Trajectory
 
 POLL_S = 0.25
@@ -152,13 +153,19 @@ class Worker:
         if ticket.again and await self._redis.getbit(keys.done(part.job, part.name), bit):
             return
         protocol = desk.spec.protocol
-        episode = await run_episode(
-            desk.prompts.open(ticket.problem),
-            protocol.feedback,
-            protocol.max_turns,
-            sample,
-            lambda response: self._grader.grade(ticket.problem, response),
-        )
+        with trajectory_span(part.job, part=part.name, group=ticket.group, k=k):
+            try:
+                opening = desk.prompts.open(ticket.problem)
+            except SpecError as error:  # checked before the job began, but a hub's dataset may have changed since
+                episode = Episode(ending="failed", reason=str(error))
+            else:
+                episode = await run_episode(
+                    opening,
+                    protocol.feedback,
+                    protocol.max_turns,
+                    sample,
+                    lambda response: self._grader.grade(ticket.problem, response),
+                )
         trajectory = Trajectory(
             job=part.job,
             phase=part.phase,

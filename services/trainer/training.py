@@ -26,6 +26,7 @@ from shared.errors import Unavailable
 from shared.job import TrainingState, TrainingStatus, TrainingTask, TrainSpec
 from shared.shards import read_part
 from shared.telemetry import get_logger
+from shared.tracing import span
 
 _DATA_POLL_S = 0.5
 _NORMS_SEEN = 32
@@ -101,7 +102,8 @@ class Training:
             if lacking:
                 self._wait_for_data()
                 continue
-            self._take_step(plan)
+            with span("step", step=self._step):
+                self._take_step(plan)
             if self._step < plan.steps and time.monotonic() - self._saved >= self._settings.checkpoint_seconds:
                 self._save()
         folder = self._stage / "export"

@@ -31,6 +31,7 @@ from services.trainer.training import Training
 from shared.errors import DriftError, SettingsError, Unavailable
 from shared.job import TrainingState, TrainingStatus, TrainingTask
 from shared.telemetry import configure_logging, get_logger
+from shared.tracing import configure_tracing, job_span
 
 _WAIT_S = 1.0
 _LOCK_PATIENCE_S = 60.0
@@ -41,6 +42,7 @@ _log = get_logger(__name__)
 def main(settings: TrainerSettings) -> None:
     """Entry of every rank."""
     configure_logging("trainer", settings.log_level)
+    configure_tracing("trainer")
     stop = threading.Event()
     faulthandler.register(signal.SIGUSR1)
     _die_with_parent()
@@ -133,7 +135,8 @@ class Leader:
             task, candidate.supply, self._crew, self._courier, self._settings, self._stop, another_is_ready
         )
         try:
-            return training.run()
+            with job_span("training", task.job, stage=task.stage):
+                return training.run()
         except (Unavailable, RedisError):
             raise
         except DriftError as error:

@@ -15,6 +15,7 @@ from shared.errors import Unavailable
 from shared.grading import VerifyItem, VerifyRequest, VerifyResponse, VerifyResult
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
+from shared.tracing import configure_tracing
 from shared.web import equip
 
 
@@ -22,6 +23,7 @@ def create_app(settings: VerifierSettings | None = None) -> FastAPI:
     """The application; also uvicorn's factory, which hands in no settings."""
     settings = settings or load_settings(VerifierSettings)
     configure_logging("verifier", settings.log_level)
+    configure_tracing("verifier")
     metrics = Metrics()
 
     @asynccontextmanager
@@ -58,7 +60,13 @@ def create_app(settings: VerifierSettings | None = None) -> FastAPI:
 
     app.include_router(openrlhf.router)
     app.include_router(nemo_gym.router)
-    return equip(app, keys=settings.api_keys, max_body=settings.verifier_max_body_mb << 20, registry=metrics.registry)
+    return equip(
+        app,
+        keys=settings.api_keys,
+        max_body=settings.verifier_max_body_mb << 20,
+        rate=settings.verifier_rate,
+        registry=metrics.registry,
+    )
 
 
 EXAMPLES = {

@@ -31,3 +31,5 @@ class VerifierSettings(Settings):
     """Most decisions kept, by gold and extracted answer; the least recently used goes first."""
     verifier_max_body_mb: Annotated[int, Field(ge=1, le=1024)] = 32
     """Largest request body; beyond it requests are refused with 413."""
+    verifier_rate: Annotated[float, Field(gt=0)] = 2_000.0
+    """Requests a second of one key at one server process, where there are keys; beyond it they are refused with 429."""

@@ -36,7 +36,7 @@ def build_session_pages(keys: Sequence[SecretStr]) -> APIRouter:
 
     @router.post("/login")
     async def sign_in(request: Request) -> Response:
-        given = parse_qs((await request.body()).decode()).get("key", [""])[0].encode()
+        given = parse_qs((await request.body()).decode(errors="replace")).get("key", [""])[0].encode()
         if not any(hmac.compare_digest(given, key.get_secret_value().encode()) for key in keys):
             return TEMPLATES.TemplateResponse(request, "login.html", {"wrong": True}, status_code=401)
         reply = RedirectResponse("/", 303)

@@ -15,6 +15,7 @@ from services.rollout.engines.breaker import Breaker, Circuit
 from services.rollout.engines.limit import Limit
 from services.rollout.prompts import Message
 from shared.errors import DriftError, Unavailable
+from shared.tracing import outgoing_headers, span
 
 NEUTRAL = {
     "top_p": 1.0,
@@ -127,7 +128,9 @@ class Engine:
         }
         headers = {AFFINITY_HEADER: str(group)}
         try:
-            reply = await self._client.post(f"{self.url}/v1/chat/completions", json=body, headers=headers)
+            with span("sample", engine=self.url):
+                headers |= outgoing_headers()
+                reply = await self._client.post(f"{self.url}/v1/chat/completions", json=body, headers=headers)
         except httpx.TransportError as error:
             raise EngineDown(f"The engine at {self.url} does not answer: {type(error).__name__}.") from error
         if reply.status_code >= 400:

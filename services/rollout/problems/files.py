@@ -26,12 +26,16 @@ csv.field_size_limit(_MAX_LINE)
 def find_file(data_root: Path, name: str) -> Path:
     """The file under the data root; links that lead outside are refused."""
     root = data_root.resolve()
-    path = (root / name).resolve()
+    try:
+        path = (root / name).resolve()
+        found = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long, a zero byte
+        raise DatasetError(f"{name[:200]!r} is no file's name: {error}.", remedy="Correct the name.") from error
     if not path.is_relative_to(root):
         raise DatasetError(f"{name} lies outside DRIFT_DATA_ROOT.", remedy="Name a file inside it.")
     if _reader_of(name) is None:
         raise DatasetError(f"{name} has an unknown format.", remedy=f"Use {', '.join(_READERS)}.")
-    if not path.is_file():
+    if not found:
         raise DatasetError(f"{name} is not in DRIFT_DATA_ROOT.", remedy="Put it there, or correct the name.")
     return path
 
