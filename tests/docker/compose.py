@@ -1,4 +1,4 @@
-"""Docker's command line as the tests use it: one project, its containers by service, and what they say of themselves."""
+"""Docker's command line as the tests use it: one project, its containers by service, what they say of themselves."""
 
 import json
 import os
