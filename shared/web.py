@@ -65,7 +65,7 @@ class Guard:
         keys: Sequence[SecretStr],
         max_body: int,
         rate: float,
-        registry: CollectorRegistry,
+        refusals: Counter,
         open_paths: Sequence[str],
         audit: bool,
     ) -> None:
@@ -75,7 +75,7 @@ class Guard:
         self._limit = RateLimit(rate)
         self._open = frozenset(open_paths)
         self._audit = audit
-        self._refusals = Counter("drift_http_refusals", "Requests refused unread", ["reason"], registry=registry)
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -170,8 +170,9 @@ def equip(
 
     `max_body` is in bytes, `rate` in requests a second of one key.
     """
+    refusals = Counter("drift_http_refusals", "Requests refused unread", ["reason"], registry=registry)
     app.add_middleware(
-        Guard, keys=keys, max_body=max_body, rate=rate, registry=registry, open_paths=open_paths, audit=audit
+        Guard, keys=keys, max_body=max_body, rate=rate, refusals=refusals, open_paths=open_paths, audit=audit
     )
 
     @app.exception_handler(DriftError)

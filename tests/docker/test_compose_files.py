@@ -53,7 +53,7 @@ def test_the_services_know_where_they_are_published_and_refuse_without_keys() ->
         assert environment["DRIFT_API_KEYS"] == ""
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="Set DRIFT_API_KEYS"):
             for variable, value in environment.items():
-                patch.setenv(variable, value)
+                patch.setenv(variable, value or "")
             start()
 
 
