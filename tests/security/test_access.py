@@ -1,0 +1,178 @@
+"""Who gets in, how often, how much at once, and what the log says of it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from services.rollout.app import create_app
+from services.rollout.settings import RolloutSettings
+from services.verifier.app import create_app as create_verifier
+from services.verifier.settings import VerifierSettings
+from shared.errors import SettingsError
+from shared.rate import RateLimit
+from shared.settings import check_exposure
+from shared.web import key_id
+from tests.fakes.engine import Serving
+
+KEY, OTHER = "a-key-of-the-test", "another-key-of-the-test"
+TOKEN = {"Authorization": f"Bearer {KEY}"}
+ITEM = {"id": "1", "kind": "math", "response": r"\boxed{1}", "answer": "1"}
+
+
+@pytest.fixture
+def guarded(settings: RolloutSettings) -> RolloutSettings:
+    """A rollout service with two keys, tight limits, and nothing else changed."""
+    keys = (SecretStr(KEY), SecretStr(OTHER))
+    return settings.model_copy(update={"api_keys": keys, "rollout_rate": 5.0, "max_body_bytes": 4096})
+
+
+@pytest.fixture
+async def rollout(guarded: RolloutSettings) -> AsyncIterator[httpx.AsyncClient]:
+    with Serving(create_app(guarded)) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            yield client
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[httpx.Client]:
+    settings = VerifierSettings(api_keys=(SecretStr(KEY),), verifier_max_body_mb=1, verifier_workers=1)
+    with Serving(create_verifier(settings)) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+WRONG = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"Authorization": KEY},
+         {"Authorization": "Bearer "}, {"Authorization": f"Bearer {KEY} "}, {"Authorization": b"Bearer \xff\xfe"},
+         {"Authorization": f"Bearer {KEY}x"}, {"Cookie": "drift_key=%%%"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", WRONG, ids=str)
+async def test_without_the_right_token_no_route_answers(headers: dict[str, str], rollout: httpx.AsyncClient) -> None:
+    for method, path in [
+        ("GET", "/v1/jobs"), ("POST", "/v1/jobs"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nothing"),
+        ("DELETE", "/v1/jobs/20250101-000000-abcdef"), ("GET", "/v1/jobs/20250101-000000-abcdef/events"),
+        ("GET", "//v1/jobs"), ("GET", "/health/../v1/jobs"), ("GET", "/static/../v1/jobs"), ("HEAD", "/v1/jobs"),
+    ]:  # fmt: skip
+        reply = await rollout.request(method, path, headers=headers)
+        assert reply.status_code == 401, (method, path)
+        assert reply.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("headers", WRONG, ids=str)
+def test_the_verifier_lets_nobody_in_without_the_right_token(headers: dict[str, str], verifier: httpx.Client) -> None:
+    for path in ("/v1/verify", "/get_reward", "/verify", "/docs"):
+        assert verifier.post(path, json=ITEM, headers=headers).status_code == 401
+    assert verifier.post("/v1/verify", json=ITEM, headers=TOKEN).json()["verdict"] == "correct"
+
+
+async def test_a_key_that_asks_too_often_waits_and_the_others_do_not(rollout: httpx.AsyncClient) -> None:
+    replies = await asyncio.gather(*(rollout.get("/v1/jobs", headers=TOKEN) for _ in range(30)))
+    refused = [reply for reply in replies if reply.status_code == 429]
+    assert refused
+    assert {reply.status_code for reply in replies} == {200, 429}
+    assert all(int(reply.headers["Retry-After"]) >= 1 for reply in refused)
+    assert (await rollout.get("/v1/jobs", headers={"Authorization": f"Bearer {OTHER}"})).status_code == 200
+    assert (await rollout.get("/health")).status_code == 200
+    metrics = (await rollout.get("/metrics")).text
+    assert f'drift_http_refusals_total{{reason="rate"}} {len(refused)}.0' in metrics
+
+
+def test_the_rate_is_kept_exactly() -> None:
+    limit, now = RateLimit(10.0), 1000.0
+    assert [limit.take("a", now) > 0 for _ in range(21)] == [False] * 20 + [True]
+    assert limit.take("a", now) == pytest.approx(0.1)
+    assert limit.take("b", now) == 0
+    assert limit.take("a", now + 0.0999) > 0
+    assert limit.take("a", now + 0.1001) == 0
+    assert limit.take("a", now + 0.1002) > 0
+    taken = sum(limit.take("a", now + 1 + step / 1000) == 0 for step in range(10_000))
+    assert taken == pytest.approx(10 * 10 + 9, abs=2)  # what had been saved up in the second before, then the rate
+    slow = RateLimit(0.1)
+    assert (slow.take("a", now), slow.take("a", now) > 9) == (0, True)
+
+
+async def test_a_large_body_is_refused_with_and_without_its_length(rollout: httpx.AsyncClient) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield b" " * 1024
+
+    for body in (b" " * 65_536, chunks()):
+        for path in ("/v1/jobs", "/login"):
+            reply = await rollout.post(path, content=b" " * 65_536 if path == "/login" else body, headers=TOKEN)
+            assert reply.status_code == 413, path
+            assert reply.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"{}" * 2, b'{"items": 1}', b"[" * 3000, b'{"name": ' * 800,
+     b'{"dataset": {"problems": "x"}}', b'{"name": "\\ud800", "dataset": {"path": "\\u0000"}}', b"1e999999"],
+)  # fmt: skip
+async def test_malformed_bodies_are_refused_by_both_services(
+    body: bytes, rollout: httpx.AsyncClient, verifier: httpx.Client
+) -> None:
+    headers = TOKEN | {"Content-Type": "application/json"}
+    reply = await rollout.post("/v1/jobs", content=body, headers=headers)
+    assert reply.status_code in (400, 422)
+    assert reply.headers["content-type"] == "application/problem+json"
+    for path in ("/v1/verify", "/get_reward", "/verify"):
+        reply = verifier.post(path, content=body, headers=headers)
+        assert reply.status_code in (400, 422), path
+        assert reply.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_sign_in_that_is_no_text_is_refused(rollout: httpx.AsyncClient) -> None:
+    assert (await rollout.post("/login", content=b"key=%ff\xff\xfe")).status_code == 401
+
+
+async def test_the_log_tells_who_submitted_what_and_never_the_key(
+    rollout: httpx.AsyncClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    problem = {"id": "p", "kind": "choice", "problem": "?", "answer": "B", "choices": ["x", "y"]}
+    spec = {"name": "audited", "dataset": {"problems": [problem]}}
+    submitted = await rollout.post("/v1/jobs", json=spec, headers=TOKEN)
+    assert submitted.status_code == 202
+    job = submitted.json()["id"]
+    await rollout.delete(f"/v1/jobs/{job}", headers={"Authorization": f"Bearer {OTHER}"})
+    await rollout.post("/v1/jobs", json=spec, headers={"Authorization": "Bearer a-guess"})
+    await rollout.get("/v1/jobs", headers=TOKEN)
+    written = capfd.readouterr().err
+    lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
+    by_event = {name: [line for line in lines if line["event"] == name] for name in ("job_submitted", "request")}
+    [job_line] = by_event["job_submitted"]
+    assert (job_line["job"], job_line["name"], job_line["key"]) == (job, "audited", key_id(KEY.encode()))
+    assert [(line["method"], line["status"], line["key"]) for line in by_event["request"]] == [
+        ("POST", 202, key_id(KEY.encode())),
+        ("DELETE", 202, key_id(OTHER.encode())),
+    ]
+    [refused] = [line for line in lines if line["event"] == "request_refused"]
+    assert (refused["reason"], refused["key"], refused["client"]) == ("token", "none", "127.0.0.1")
+    assert not any(secret in written for secret in (KEY, OTHER, "a-guess"))
+
+
+@pytest.mark.parametrize(
+    ("host", "published", "keys", "allowed"),
+    [
+        ("127.0.0.1", None, False, True),
+        ("localhost", None, False, True),
+        ("0.0.0.0", None, False, False),
+        ("0.0.0.0", None, True, True),
+        ("0.0.0.0", "127.0.0.1", False, True),
+        ("0.0.0.0", "0.0.0.0", False, False),
+        ("127.0.0.1", "192.0.2.7", False, False),
+        ("0.0.0.0", "", False, False),
+        ("0.0.0.0", "0.0.0.0", True, True),
+    ],
+)
+def test_a_service_is_open_to_others_only_with_keys(
+    host: str, published: str | None, keys: bool, allowed: bool
+) -> None:
+    settings = VerifierSettings(api_keys=(SecretStr(KEY),) if keys else (), publish_address=published)
+    if allowed:
+        check_exposure(host, "DRIFT_VERIFIER_HOST", settings)
+    else:
+        with pytest.raises(SettingsError, match="DRIFT_API_KEYS"):
+            check_exposure(host, "DRIFT_VERIFIER_HOST", settings)
