@@ -22,10 +22,10 @@ class Intake:
 
         Datasets of the hub are checked when the job begins.
         """
-        load_prompts(spec.protocol.template, spec.protocol.max_turns)
+        prompts = load_prompts(spec.protocol.template, spec.protocol.max_turns)
         for dataset in (spec.dataset, *spec.evaluate):
             if dataset and lies_at_hand(dataset, self._data_root):
-                await asyncio.to_thread(count_problems, dataset, self._data_root)
+                await asyncio.to_thread(count_problems, dataset, self._data_root, prompts.open)
         if spec.rollouts_of:
             await self._check_rollouts(spec.rollouts_of)
         if spec.start_from:

@@ -20,6 +20,7 @@ from services.rollout.evaluation import evaluate, summarise
 from services.rollout.intake import Intake
 from services.rollout.jobs import Jobs, Part
 from services.rollout.problems.dataset import Tally, count_problems, read_problems
+from services.rollout.prompts import load_prompts
 from services.rollout.settings import RolloutSettings
 from services.rollout.tickets import Tickets
 from shared import keys
@@ -111,8 +112,9 @@ class Steps:
     async def _prepare(self, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """Every row is read and checked, and the engines found fit, before a token is generated."""
         rolled_out = await self._find_rollouts(spec.rollouts_of) if spec.rollouts_of else None
+        examine, root = load_prompts(spec.protocol.template, spec.protocol.max_turns).open, self._settings.data_root
         tallies = [
-            await asyncio.to_thread(count_problems, dataset, self._settings.data_root) if dataset else Tally()
+            await asyncio.to_thread(count_problems, dataset, root, examine) if dataset else Tally()
             for dataset in (spec.dataset, *spec.evaluate)
         ]
         served = await self._inspect(spec, status, token)

@@ -33,18 +33,21 @@ async def submit(service: httpx.AsyncClient, **dataset: object) -> httpx.Respons
     return await service.post("/v1/jobs", json={"name": "attack", "dataset": dataset}, timeout=20)
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["../outside.jsonl", "/etc/passwd", "folder/../../etc/passwd", "link.jsonl", "folder/{outside}", "loop.jsonl",
-     "pipe.jsonl", "directory.jsonl", "..", ".", "", "good.jsonl/..", "good.jsonl\x00.jsonl", "~/x.jsonl", "a" * 5000 + ".jsonl",
-     "http://127.0.0.1:1/x.jsonl", "file:///etc/passwd", "https://example.org/x.jsonl", "s3://bucket/x.jsonl", "//host/x.jsonl"],
-)  # fmt: skip
+ELSEWHERE = [
+    "../outside.jsonl", "/etc/passwd", "folder/../../etc/passwd", "link.jsonl", "folder/{outside}", "loop.jsonl",
+    "pipe.jsonl", "directory.jsonl", "..", ".", "", "good.jsonl/..", "good.jsonl\x00.jsonl", "~/x.jsonl",
+    "a" * 5000 + ".jsonl", "http://127.0.0.1:1/x.jsonl", "file:///etc/passwd", "https://example.org/x.jsonl",
+    "s3://bucket/x.jsonl", "//host/x.jsonl",
+]  # fmt: skip
+
+
 async def test_a_path_that_leads_elsewhere_is_refused_and_tells_nothing(
-    path: str, service: httpx.AsyncClient, outside: Path
+    service: httpx.AsyncClient, outside: Path
 ) -> None:
-    reply = await submit(service, path=path.format(outside=outside.name))
-    assert reply.status_code == 422, reply.text
-    assert SECRET not in reply.text and "root:" not in reply.text
+    for path in ELSEWHERE:
+        reply = await submit(service, path=path.format(outside=outside.name))
+        assert reply.status_code == 422, (path, reply.text)
+        assert SECRET not in reply.text and "root:" not in reply.text
 
 
 async def test_files_under_the_root_and_links_that_stay_there_are_read(service: httpx.AsyncClient) -> None:
@@ -70,10 +73,10 @@ async def test_a_jobs_id_is_no_path(job: str, service: httpx.AsyncClient) -> Non
         assert (await service.get(f"/v1/jobs/{job}{rest}")).status_code in (404, 422)
 
 
-@pytest.mark.parametrize("part", ["../../x", "rollout-0/../..", "rollout-x", "rollout-" + "9" * 40])
-async def test_a_part_is_no_path(part: str, service: httpx.AsyncClient) -> None:
+async def test_a_part_is_no_path(service: httpx.AsyncClient) -> None:
     job = (await submit(service, path="good.jsonl")).json()["id"]
-    assert (await service.get(f"/v1/jobs/{job}/trajectories", params={"part": part})).status_code == 422
+    for part in ["../../x", "rollout-0/../..", "rollout-x", "rollout-" + "9" * 40]:
+        assert (await service.get(f"/v1/jobs/{job}/trajectories", params={"part": part})).status_code == 422, part
 
 
 async def test_no_field_of_a_job_makes_the_service_connect_anywhere(service: httpx.AsyncClient) -> None:
@@ -87,7 +90,8 @@ async def test_no_field_of_a_job_makes_the_service_connect_anywhere(service: htt
         spec = {"name": "x", "dataset": {"path": "good.jsonl"}}
         for extra in (
             {"model": url}, {"engine_url": url}, {"verifier_url": url}, {"webhook": url},
-            {"train": {"model": url}}, {"protocol": {"template": url}}, {"protocol": {"template": "{% include '" + url + "' %}{{ problem }}"}},
+            {"train": {"model": url}}, {"protocol": {"template": url}},
+            {"protocol": {"template": f"{{% include '{url}' %}}"}},
         ):  # fmt: skip
             reply = await service.post("/v1/jobs", json=spec | extra)
             assert reply.status_code == 422, extra
@@ -95,14 +99,17 @@ async def test_no_field_of_a_job_makes_the_service_connect_anywhere(service: htt
             listener.accept()
 
 
-@pytest.mark.parametrize(
-    "template",
-    ["{{ problem.__class__.__mro__[1].__subclasses__() }}", "{{ ''.__class__ }}{{ cycler.__init__.__globals__ }}",
-     "{{ self.__init__.__globals__ }}", "{% import 'os' as os %}{{ problem }}", "{% include '/etc/passwd' %}{{ problem }}",
-     "{{ lipsum.__globals__['os'].popen('id') }}", "{{ settings }}", "{{ problem|attr('__class__') }}"],
-)  # fmt: skip
-async def test_a_template_runs_no_code_and_reads_no_files(template: str, service: httpx.AsyncClient) -> None:
-    spec = {"name": "x", "dataset": {"path": "good.jsonl"}, "protocol": {"template": template}}
-    reply = await service.post("/v1/jobs", json=spec)
-    assert reply.status_code == 422, reply.text
-    assert "root:" not in reply.text and "<class" not in reply.text
+TEMPLATES = [
+    "{{ problem.__class__.__mro__[1].__subclasses__() }}", "{{ ''.__class__ }}{{ cycler.__init__.__globals__ }}",
+    "{{ self.__init__.__globals__ }}", "{% import 'os' as os %}{{ problem }}",
+    "{% include '/etc/passwd' %}{{ problem }}",
+    "{{ lipsum.__globals__['os'].popen('id') }}", "{{ settings }}", "{{ problem|attr('__class__') }}",
+]  # fmt: skip
+
+
+async def test_a_template_runs_no_code_and_reads_no_files(service: httpx.AsyncClient) -> None:
+    for template in TEMPLATES:
+        spec = {"name": "x", "dataset": {"path": "good.jsonl"}, "protocol": {"template": template}}
+        reply = await service.post("/v1/jobs", json=spec)
+        assert reply.status_code == 422, (template, reply.text)
+        assert "root:" not in reply.text and "<class" not in reply.text

@@ -59,7 +59,7 @@ async def test_poisoned_trajectories_are_buried_and_the_honest_ones_recorded(
     part = dataset_folder(settings.runs_root, job, "rollout-0")
     async with connect(settings.redis_url) as own:
         recording = asyncio.create_task(Ingest(own, settings).run())
-        await until(lambda: recording.done() or (part.exists() and len(read_part(part)) == len(honest)))
+        await until(lambda: recording.done() or (part.exists() and len(list(read_part(part))) == len(honest)))
         assert not recording.done(), recording.exception()
         recording.cancel()
         await asyncio.wait([recording])

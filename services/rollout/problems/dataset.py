@@ -9,7 +9,7 @@ import hashlib
 import random
 import tempfile
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,10 +45,15 @@ def read_problems(spec: DatasetSpec, data_root: Path, tally: Tally | None = None
     return _take(problems, spec.limit) if spec.shuffle_seed is None else _shuffle(problems, spec)
 
 
-def count_problems(spec: DatasetSpec, data_root: Path) -> Tally:
-    """How many problems `read_problems` gives; reads, and so checks, every row that it would give."""
+def count_problems(spec: DatasetSpec, data_root: Path, examine: Callable[[Problem], object] = lambda _: None) -> Tally:
+    """How many problems `read_problems` gives; reads, and so checks, every row that it would give.
+
+    `examine` gets every problem, and may raise.
+    """
     tally = Tally()
-    tally.problems = sum(1 for _ in read_problems(spec, data_root, tally))
+    for problem in read_problems(spec, data_root, tally):
+        examine(problem)
+        tally.problems += 1
     if tally.problems == 0:
         raise DatasetError(
             f"{spec.name} has no problems ({tally.skipped} bad rows skipped).",
