@@ -88,7 +88,7 @@ async def test_weights_that_no_engine_can_load_fail_the_job(
     settings: RolloutSettings, redis: Redis, engine: FakeEngine, tmp_path: Path
 ) -> None:
     engine.loadable = False
-    with Serving(create_app(settings.model_copy(update={"engine_deadline_s": 0.5}))) as url:
+    with Serving(create_app(settings.model_copy(update={"engine_deadline_s": 5}))) as url:
         async with httpx.AsyncClient(base_url=url) as client:
             job = await submit(client, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS}])
             await until(client, job, lambda status: status.phase == "train")
