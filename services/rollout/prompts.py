@@ -1,14 +1,17 @@
 """Prompt templates are data: Jinja2 files in `templates/`, or a job's own text.
 
 A template has a block `user` and may have a block `system`; a text without blocks is the user's message.
-It sees `problem`, `choices`, `letters` and `max_turns`. A job's text is rendered in Jinja2's sandbox.
+It sees `problem`, `choices`, `letters` and `max_turns`. A job's text is rendered in Jinja2's sandbox and may use only
+what cannot take long or grow: output, conditions, tests and loops that are not nested.
 """
 
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shared.errors import SpecError
@@ -19,7 +22,51 @@ Message = dict[str, str]
 
 _FOLDER = Path(__file__).with_name("templates")
 BUILT_IN = tuple(sorted(path.stem for path in _FOLDER.glob("*.jinja")))
-_AUTO = {"choice": "choice_letter", "math": "paper_math", "string": "paper_math"}
+_FAMILIES = {
+    "auto": {"choice": "choice_letter", "math": "paper_math", "string": "paper_math"},
+    "paper": {"choice": "paper_choice", "math": "paper_math", "string": "paper_math"},
+    "paper_evaluation": {
+        "choice": "paper_choice_evaluation",
+        "math": "paper_math_evaluation",
+        "string": "paper_math_evaluation",
+    },
+}
+"""Name -> the built-in template of each kind of problem; the paper's are those of its appendix D.7."""
+_KINDS = tuple(_FAMILIES["auto"])
+_ALLOWED: tuple[type[nodes.Node], ...] = (
+    *(nodes.Template, nodes.Block, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign),
+    *(nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Filter, nodes.Test, nodes.CondExpr),
+    *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Keyword),
+)
+_FILTERS = ("capitalize", "default", "first", "join", "last", "length", "lower", "title", "trim", "upper")
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja2 without what can hang or fill the service: no calls, no arithmetic, no methods of strings."""
+
+    def __init__(self) -> None:
+        super().__init__(undefined=StrictUndefined, keep_trailing_newline=True)
+        self.globals.clear()
+        self.filters = {name: self.filters[name] for name in _FILTERS} | {"join": _join}
+
+    def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
+        return isinstance(obj, LoopContext) and super().is_safe_attribute(obj, attr, value)
+
+    def compile_checked(self, text: str) -> Template:
+        """Raises `TemplateError` where the text uses more than it may."""
+        tree = self.parse(text)
+        for node in tree.find_all(nodes.Node):
+            if not isinstance(node, _ALLOWED):
+                raise TemplateSyntaxError(f"{type(node).__name__} may not be used here", node.lineno)
+            if isinstance(node, nodes.For) and (node.recursive or any(node.find_all(nodes.For))):
+                raise TemplateSyntaxError("loops may not be nested", node.lineno)
+        return self.from_string(text)
+
+
+def _join(values: Sequence[str], separator: str = "") -> str:
+    if isinstance(values, str):
+        raise TypeError("join takes the choices, not a text")
+    return separator.join(values)
 
 
 @dataclass(frozen=True)
@@ -57,24 +104,23 @@ class Prompts:
 
 
 def load_prompts(template: str, max_turns: int) -> Prompts:
-    """`auto`, a built-in's name, or Jinja2 text; raises `SpecError` for anything else."""
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True
-    )
-    if template == "auto":
-        names = _AUTO
-    elif template in BUILT_IN:
-        names = dict.fromkeys(_AUTO, template)
-    elif "{{" in template or "{%" in template:
-        try:
-            own = environment.from_string(template)
-        except TemplateError as error:
-            raise SpecError(f"protocol.template is not valid Jinja2: {error}.", remedy="Mend the template.") from error
-        return Prompts(dict.fromkeys(_AUTO, own), max_turns)
-    else:
+    """A built-in's or a family's name, or Jinja2 text; raises `SpecError` for anything else."""
+    environment = _Sandbox()
+    if template in _FAMILIES or template in BUILT_IN:
+        names = _FAMILIES.get(template) or dict.fromkeys(_KINDS, template)
+        texts = {name: (_FOLDER / f"{name}.jinja").read_text() for name in set(names.values())}
+        built_in = {name: environment.compile_checked(text) for name, text in texts.items()}
+        return Prompts({kind: built_in[name] for kind, name in names.items()}, max_turns)
+    if "{{" not in template and "{%" not in template:
         raise SpecError(
             f"protocol.template {template[:80]!r} is neither a built-in template nor Jinja2 text.",
-            remedy=f"Use auto, {', '.join(BUILT_IN)}, or a text with {{{{ problem }}}}.",
+            remedy=f"Use {', '.join((*_FAMILIES, *BUILT_IN))}, or a text with {{{{ problem }}}}.",
         )
-    built_in = {name: environment.from_string((_FOLDER / f"{name}.jinja").read_text()) for name in set(names.values())}
-    return Prompts({kind: built_in[name] for kind, name in names.items()}, max_turns)
+    try:
+        own = environment.compile_checked(template)
+    except (TemplateError, RecursionError) as error:
+        raise SpecError(
+            f"protocol.template is not a valid template: {error}.",
+            remedy=f"It may use variables, if, for, set and the filters {', '.join(_FILTERS)}.",
+        ) from error
+    return Prompts(dict.fromkeys(_KINDS, own), max_turns)

@@ -1,0 +1,104 @@
+"""Templates are data: the paper's prompts to the letter, the item's own letters, and no text that can do harm."""
+
+import pytest
+
+from services.rollout.prompts import BUILT_IN, load_prompts
+from shared.errors import SpecError
+from shared.trajectory import Problem
+
+MATH = Problem(id="1", kind="math", problem="What is 2+2?", answer="4")
+CHOICE = Problem(id="2", kind="choice", problem="Which is red?", answer="B", choices=["sky", "blood", "grass"])
+SYSTEM = {"role": "system", "content": "You're a helpful assistant."}
+FORMAT = (
+    "Always output: <think> [Your thoughts] </think> <answer> [your answer] </answer> with no extra text."
+    " Strictly follow this format."
+)
+
+
+def test_the_papers_rollout_prompt() -> None:
+    for name in ("auto", "paper", "paper_math"):
+        assert load_prompts(name, 5).open(MATH) == [
+            SYSTEM,
+            {
+                "role": "user",
+                "content": "You are solving Math problems. Only give the final answer between <answer> and </answer>.\n"
+                "Turn 1:\nState: What is 2+2?\n"
+                f"You have 5 actions left. {FORMAT} Max response length: 400 words (tokens).",
+            },
+        ]
+
+
+def test_the_papers_evaluation_prompts() -> None:
+    prompts = load_prompts("paper_evaluation", 5)
+    assert prompts.open(MATH) == [
+        SYSTEM,
+        {
+            "role": "user",
+            "content": "You are solving Math problems. Only give the final answer between <answer> and </answer>.\n"
+            f"Problem: What is 2+2?\n{FORMAT}",
+        },
+    ]
+    assert prompts.open(CHOICE) == [
+        SYSTEM,
+        {
+            "role": "user",
+            "content": "You are solving multiple-choice questions. Only give the final answer letter (A-C) between"
+            f" <answer> and </answer>.\nProblem: Which is red?\nA. sky\nB. blood\nC. grass\n{FORMAT}",
+        },
+    ]
+
+
+@pytest.mark.parametrize("name", ["choice_letter", "paper_choice", "paper_choice_evaluation", "plain"])
+@pytest.mark.parametrize("count", [2, 4, 10, 26])
+def test_a_choice_prompt_has_the_letters_of_its_item(name: str, count: int) -> None:
+    last = chr(ord("A") + count - 1)
+    item = CHOICE.model_copy(update={"choices": [f"option {n}" for n in range(count)]})
+    text = load_prompts(name, 5).open(item)[-1]["content"]
+    assert f"{last}. option {count - 1}" in text
+    assert ("(A-" in text) == name.startswith("paper")
+    if name.startswith("paper"):
+        assert f"(A-{last})" in text
+
+
+def test_every_built_in_opens_its_kind_of_problem() -> None:
+    for name in BUILT_IN:
+        assert "Which is red?" in load_prompts(name, 3).open(CHOICE)[-1]["content"]
+
+
+def test_a_jobs_own_text_is_the_users_message() -> None:
+    own = (
+        "{% set n = choices|length %}{{ problem|trim|upper }}{% if n > 2 %}\n"
+        "{% for c in choices %}{{ loop.index }}) {{ c }}{% if not loop.last %}, {% endif %}{% endfor %}{% endif %}"
+        " of {{ choices|join('/') }}, {{ letters }}, {{ max_turns }}"
+    )
+    assert load_prompts(own, 3).open(CHOICE) == [
+        {"role": "user", "content": "WHICH IS RED?\n1) sky, 2) blood, 3) grass of sky/blood/grass, ABC, 3"}
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ problem.format(1) }}",
+        "{{ problem.center(10**10) }}",
+        "{{ 'x' * 10000000000 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{% for a in range(100000) %}{{ a }}{% endfor %}",
+        "{% for a in problem %}{% for b in problem %}{{ a }}{% endfor %}{% endfor %}",
+        "{% set a = problem ~ problem %}{{ a }}",
+        "{% set a %}{{ problem }}{{ problem }}{% endset %}{{ a }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% include 'paper_math.jinja' %}",
+        "{{ problem|replace('', problem) }}",
+        "{{ problem|join(problem) }}",
+        "{{ lipsum(10000000) }}",
+        "{{ answer }}",
+        "{{ problem",
+        "{{ " + "(" * 5000 + ")" * 5000 + " }}",
+    ],
+)
+def test_a_text_that_could_hang_fill_or_leave_the_sandbox_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match=r"protocol\.template"):
+        load_prompts(text, 5).open(MATH)
