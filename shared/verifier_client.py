@@ -120,6 +120,7 @@ class BlockingVerifierClient:
         attempts: int = ATTEMPTS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        self.address = base_url.rstrip("/")
         self._http = httpx.Client(
             base_url=base_url.rstrip("/"), timeout=timeout, transport=transport, headers=_headers(api_key)
         )

@@ -26,7 +26,7 @@ class Metrics:
         )
         self.kills = Counter(
             "drift_verifier_worker_ends",
-            "Symbolic workers lost, by cause: deadline or died.",
+            "Symbolic workers lost, by cause: deadline, memory or died.",
             ["cause"],
             registry=self.registry,
         )

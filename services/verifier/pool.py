@@ -116,7 +116,9 @@ class WorkerPool:
                 worker.writer.write(orjson.dumps(task.model_dump()) + b"\n")
                 await worker.writer.drain()
                 outcome = Outcome.model_validate_json(await worker.reader.readuntil(b"\n"))
-            healthy = True
+            if outcome.spent:
+                self._metrics.kills.labels("memory").inc()
+            healthy = not outcome.spent
             return outcome
         except TimeoutError:
             self._metrics.kills.labels("deadline").inc()

@@ -14,3 +14,5 @@ class Outcome(Schema):
 
     equal: bool | None = None
     failure: str | None = None
+    spent: bool = False
+    """Whether the worker met its memory limit, so that a fresh one must take its place."""

@@ -68,7 +68,7 @@ def answer(line: bytes) -> Outcome:
     try:
         return Outcome(equal=any(answers_equal(gold, found) for gold, found in Task.model_validate_json(line).pairs))
     except MemoryError:
-        return Outcome(failure="The memory limit of a symbolic worker was reached.")
+        return Outcome(failure="The memory limit of a symbolic worker was reached.", spent=True)
     except (Refused, Exhausted) as refusal:
         reason = str(refusal) or "too many steps of evaluation"
         return Outcome(failure=f"Refused: {reason}.")

@@ -11,13 +11,18 @@ import pytest_asyncio
 
 from services.verifier.metrics import Metrics
 from services.verifier.pool import Expired, WorkerPool
+from services.verifier.service import Verifier
 from services.verifier.settings import VerifierSettings
 from services.verifier.task import Outcome, Task
+from shared.grading import Verdict, VerifyItem
 from tests.processes import is_alive
 
 EASY = Task(pairs=[("1", r"\lim_{x\to 0} \frac{\sin x}{x}")])
 ENDLESS = Task(pairs=[(r"2\int \cos(x)^{\sin x} dx", r"3\int \sin(x)^{\cos x} \ln(\tan x) dx")])
 
+
+GREEDY = r"\boxed{\sum_{k=1}^{n} (k+x+y+z)^{60}}"
+"""More than half a million terms when it is multiplied out."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,6 +47,24 @@ async def test_a_deadline_kills_the_worker_and_the_next_task_finds_a_fresh_one(p
     assert outcome.equal is True
     assert len(before & pool.processes) == 1
     await until(lambda: not any(map(is_alive, before - pool.processes)))
+
+
+async def test_a_worker_at_its_memory_limit_says_so_and_is_replaced() -> None:
+    metrics = Metrics()
+    settings = VerifierSettings(verifier_workers=1)
+    async with WorkerPool(settings, metrics) as pool:
+        (pid,) = pool.processes
+        worker = psutil.Process(pid)
+        room = worker.memory_info().vms + (1 << 20)
+        worker.rlimit(psutil.RLIMIT_AS, (room, room))
+        item = VerifyItem(id="greedy", response=GREEDY, answer="x", deadline_ms=30_000)
+        (result,) = await Verifier(settings, pool, metrics).verify([item])
+        assert result.verdict == Verdict.ERROR
+        assert "memory limit" in (result.detail or "")
+        assert pid not in pool.processes
+        outcome = await pool.run(EASY, 20)
+        assert isinstance(outcome, Outcome)
+        assert outcome.equal is True
 
 
 async def test_a_worker_killed_at_rest_is_replaced_unseen(pool: WorkerPool) -> None:

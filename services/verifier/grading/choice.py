@@ -16,7 +16,7 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 WRAP_OPEN = (
     r"[\s*_`\"'“‘「『({\[<$~>#•→⇒➜-]*(?:\\(?:text|textbf|mathrm|mathbf|mbox|boxed|bf|rm|textit|left|bold"
-    r"|mathit)\s*[{(\[]?[\s({\[]*)*"
+    r"|mathit)[\s({\[]*)*"
 )
 LETTER = (
     r"(?P<open>"

@@ -12,11 +12,13 @@ SLOT = (
 PLACEHOLDER = re.compile(
     rf"[\[(<{{]\s*{SLOT}\s*[\])>}}]\.?|(?:your|insert|put)\s+{SLOT}|\.\.\.|…|\[\s*\]", re.IGNORECASE
 )
-END_OF_TURN = re.compile(
-    r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|return|user|EOT|im_start)\|>|</s>|<eos>|<pad>|\[PAD\]|<end_of_turn>"
-    r"|<｜end▁of▁sentence｜>"
+TOKEN = (
+    r"(?:<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|return|user|EOT|im_start)\|>|</s>|<eos>|<pad>|\[PAD\]"
+    r"|<end_of_turn>|<｜end▁of▁sentence｜>)"
 )
+END_OF_TURN = re.compile(TOKEN)
 """Special tokens that end a response; nothing behind them is the model's answer."""
+LEADING_TOKENS = re.compile(rf"(?:\s|{TOKEN})*")
 END_SEEDS = ("<|", "</s>", "<eos>", "<pad>", "[PAD]", "<end_of_turn>", "<｜")
 NEXT_QUESTION = re.compile(r"(?<=\n)\n(?:Question|Problem|Q) ?\d{0,4} ?:")
 """A model that runs on invents the next question."""
@@ -26,14 +28,14 @@ def answer_region(response: str) -> str:
     """What follows the last `</think>`, then the inside of the last `<answer>`; the whole text where neither stands."""
     end = response.rfind("</think>")
     text = own_words(response[end + 8 :] if end >= 0 else response.removeprefix("<think>"))
-    folded = text if "nswer>" not in text or "<answer>" in text else text.replace("<Answer>", "<answer>")
-    start = folded.rfind("<answer>")
+    text = text.replace("<Answer>", "<answer>").replace("</Answer>", "</answer>") if "Answer>" in text else text
+    start = text.rfind("<answer>")
     while start >= 0:
-        close = folded.lower().find("</answer>", start)
+        close = text.find("</answer>", start)
         inside = text[start + 8 : close if close >= 0 else len(text)].strip()
         if inside and not is_placeholder(inside):
             return tail(inside)
-        start = folded.rfind("<answer>", 0, start)
+        start = text.rfind("<answer>", 0, start)
         if start < 0:
             return ""
     return tail(text.strip())
@@ -42,11 +44,10 @@ def answer_region(response: str) -> str:
 def own_words(text: str) -> str:
     """The response without what stands behind its end: special tokens, a next question that the model invents."""
     if any(seed in text for seed in END_SEEDS):
-        text = text.lstrip()
-        while mark := END_OF_TURN.match(text):
-            text = text[mark.end() :].lstrip()
-        end = END_OF_TURN.search(text)
-        text = text[: end.start()] if end else text
+        begin = LEADING_TOKENS.match(text)
+        start = begin.end() if begin else 0
+        end = END_OF_TURN.search(text, start)
+        text = text[start : end.start() if end else len(text)]
     invented = NEXT_QUESTION.search(text, 1) if "\n\nQ" in text or "\n\nProblem" in text else None
     return text[: invented.start()] if invented else text
 
