@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from shared.returns import ReturnSpec
 from shared.schema import Schema
-from shared.trajectory import Problem
+from shared.trajectory import Phase, Problem
 
 MAX_INLINE = 10_000
 """Most problems that a request may carry inline; more belong in a file under the data root."""
@@ -76,8 +76,14 @@ class ProtocolSpec(Schema):
 
     template: Annotated[str, Field(min_length=1, max_length=1 << 16)] = "auto"
     """Name of a built-in prompt template, or Jinja2 text (contains `{{`); `auto` chooses by the problem's kind."""
+    evaluation_template: Annotated[str, Field(min_length=1, max_length=1 << 16)] | None = None
+    """The same for evaluations; absent takes `template`. The paper's differ: `paper` and `paper_evaluation`."""
     feedback: Annotated[str, Field(min_length=1, max_length=4096)] = "Incorrect. Please think again."
     max_turns: Annotated[int, Field(ge=1, le=64)] = 5
+
+    def template_for(self, phase: Phase) -> str:
+        """The template that opens the episodes of a phase."""
+        return self.evaluation_template or self.template if phase == "evaluate" else self.template
 
 
 class SamplingSpec(Schema):

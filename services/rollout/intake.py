@@ -5,7 +5,7 @@ from pathlib import Path
 
 from services.rollout.jobs import Jobs
 from services.rollout.problems.dataset import count_problems, lies_at_hand
-from services.rollout.prompts import load_prompts
+from services.rollout.prompts import pair_prompts
 from shared.errors import NotFound, SpecError
 from shared.job import JobSpec, PolicySpec
 
@@ -22,8 +22,7 @@ class Intake:
 
         Datasets of the hub are checked when the job begins.
         """
-        prompts = load_prompts(spec.protocol.template, spec.protocol.max_turns)
-        for dataset in (spec.dataset, *spec.evaluate):
+        for dataset, prompts in pair_prompts(spec):
             if dataset and lies_at_hand(dataset, self._data_root):
                 await asyncio.to_thread(count_problems, dataset, self._data_root, prompts.open)
         if spec.rollouts_of:

@@ -15,6 +15,7 @@ from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shared.errors import SpecError
+from shared.job import DatasetSpec, JobSpec
 from shared.trajectory import Problem
 
 Message = dict[str, str]
@@ -124,3 +125,10 @@ def load_prompts(template: str, max_turns: int) -> Prompts:
             remedy=f"It may use variables, if, for, set and the filters {', '.join(_FILTERS)}.",
         ) from error
     return Prompts(dict.fromkeys(_KINDS, own), max_turns)
+
+
+def pair_prompts(spec: JobSpec) -> list[tuple[DatasetSpec | None, Prompts]]:
+    """A job's datasets, the one to roll out first, each with the prompts that open its episodes."""
+    turns = spec.protocol.max_turns
+    rollout, evaluation = (load_prompts(spec.protocol.template_for(phase), turns) for phase in ("rollout", "evaluate"))
+    return [(spec.dataset, rollout), *((dataset, evaluation) for dataset in spec.evaluate)]

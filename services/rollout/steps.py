@@ -20,7 +20,7 @@ from services.rollout.evaluation import evaluate, summarise
 from services.rollout.intake import Intake
 from services.rollout.jobs import Jobs, Part
 from services.rollout.problems.dataset import Tally, count_problems, read_problems
-from services.rollout.prompts import load_prompts
+from services.rollout.prompts import pair_prompts
 from services.rollout.settings import RolloutSettings
 from services.rollout.tickets import Tickets
 from shared import keys
@@ -112,10 +112,10 @@ class Steps:
     async def _prepare(self, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """Every row is read and checked, and the engines found fit, before a token is generated."""
         rolled_out = await self._find_rollouts(spec.rollouts_of) if spec.rollouts_of else None
-        examine, root = load_prompts(spec.protocol.template, spec.protocol.max_turns).open, self._settings.data_root
+        root = self._settings.data_root
         tallies = [
-            await asyncio.to_thread(count_problems, dataset, root, examine) if dataset else Tally()
-            for dataset in (spec.dataset, *spec.evaluate)
+            await asyncio.to_thread(count_problems, dataset, root, prompts.open) if dataset else Tally()
+            for dataset, prompts in pair_prompts(spec)
         ]
         served = await self._inspect(spec, status, token)
         base = rolled_out.base if rolled_out else served.root

@@ -83,7 +83,7 @@ class Worker:
         desk = _Desk(
             part,
             spec,
-            load_prompts(spec.protocol.template, spec.protocol.max_turns),
+            load_prompts(spec.protocol.template_for(part.phase), spec.protocol.max_turns),
             Sampling(temperature, spec.sampling.max_tokens),
             Tickets(self._redis, part),
             TrajectoryStream(self._redis, part.job),

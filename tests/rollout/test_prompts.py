@@ -1,10 +1,13 @@
 """Templates are data: the paper's prompts to the letter, the item's own letters, and no text that can do harm."""
 
+import httpx
 import pytest
 
 from services.rollout.prompts import BUILT_IN, load_prompts
 from shared.errors import SpecError
 from shared.trajectory import Problem
+from tests.fakes.engine import FakeEngine
+from tests.rollout.client import PROBLEMS, finish, submit
 
 MATH = Problem(id="1", kind="math", problem="What is 2+2?", answer="4")
 CHOICE = Problem(id="2", kind="choice", problem="Which is red?", answer="B", choices=["sky", "blood", "grass"])
@@ -102,3 +105,11 @@ def test_a_jobs_own_text_is_the_users_message() -> None:
 def test_a_text_that_could_hang_fill_or_leave_the_sandbox_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match=r"protocol\.template"):
         load_prompts(text, 5).open(MATH)
+
+
+async def test_evaluations_may_have_a_template_of_their_own(service: httpx.AsyncClient, engine: FakeEngine) -> None:
+    protocol = {"template": "R {{ problem }}", "evaluation_template": "E {{ problem }}"}
+    await finish(service, await submit(service, protocol=protocol, evaluate=[{"problems": PROBLEMS}]))
+    asked = [(body["temperature"], body["messages"][0]["content"][:3]) for body in engine.requests]  # pyright: ignore[reportIndexIssue]
+    assert {(1.0, "R Q"), (0.0, "E Q")} < set(asked)
+    assert not {(0.0, "R Q"), (1.0, "E Q")} & set(asked)
