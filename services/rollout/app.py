@@ -27,6 +27,7 @@ from services.rollout.jobs import Jobs
 from services.rollout.records import Filter, Records, TrajectoryPage
 from services.rollout.settings import RolloutSettings
 from services.rollout.steps import Steps
+from services.rollout.turns import Turns
 from services.rollout.worker import Worker
 from shared.job import JobSpec, JobStatus
 from shared.schema import Schema
@@ -91,9 +92,10 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     policies = Policies(engines)
     worker = Worker(redis, jobs, engines, Grader(verifier.verify), settings.high_water)
     intake = Intake(jobs, settings.data_root)
+    turns = Turns()
     archive = Archive(redis, settings.runs_root)
-    steps = Steps(redis, jobs, engines, policies, intake, archive, settings)
-    conductor = Conductor(redis, jobs, steps, policies, worker.name)
+    steps = Steps(redis, jobs, engines, policies, intake, archive, settings, turns)
+    conductor = Conductor(redis, jobs, steps, policies, turns, worker.name)
     records = Records(archive)
     history = History(redis, jobs, policies, lambda: sum(engine.in_flight for engine in engines.members))
 

@@ -1,5 +1,7 @@
 """Conducts jobs: one replica at a time holds the lease and takes the oldest job through its plan, step by step.
 
+While a job trains, the next one has the engines; see `turns`.
+
 Each step may be repeated after a crash without harm, and the status says how many are finished; so any
 replica can go on where another stopped. Writes carry the lease's fencing token.
 """
@@ -13,10 +15,11 @@ from redis.exceptions import RedisError
 
 from services.rollout.engines.policy import Policies
 from services.rollout.jobs import Jobs, StaleConductor
-from services.rollout.steps import Interrupted, Steps, plan_steps
+from services.rollout.steps import GivesWay, Interrupted, Step, Steps, plan_steps
+from services.rollout.turns import Turns
 from shared import keys
 from shared.errors import DriftError
-from shared.job import JobStatus, State, StepTime
+from shared.job import JobSpec, JobStatus, State, StepTime
 from shared.telemetry import get_logger
 from shared.tracing import job_span
 
@@ -28,11 +31,12 @@ log = get_logger(__name__)
 class Conductor:
     """One replica's candidate for the lease."""
 
-    def __init__(self, redis: Redis, jobs: Jobs, steps: Steps, policies: Policies, name: str) -> None:
+    def __init__(self, redis: Redis, jobs: Jobs, steps: Steps, policies: Policies, turns: Turns, name: str) -> None:
         self._redis = redis
         self._jobs = jobs
         self._steps = steps
         self._policies = policies
+        self._turns = turns
         self._name = name
 
     async def run(self) -> None:
@@ -71,21 +75,34 @@ class Conductor:
             await asyncio.sleep(LEASE_MS / 4000)
 
     async def _take_jobs(self, token: int) -> None:
-        while True:
-            chosen: JobStatus | None = None
-            for status in await self._jobs.unfinished():
-                asked = await self._jobs.asked(status.id)
-                if asked == "cancel":
-                    await self._finish(status, State.CANCELLED, token)
-                elif asked == "pause":
-                    if status.state is not State.PAUSED:
-                        await self._jobs.write(status.model_copy(update={"state": State.PAUSED}), token)
-                elif chosen is None:
-                    chosen = status
-            if chosen is None:
+        conducted: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for job in [job for job, task in conducted.items() if task.done()]:
+                    conducted.pop(job).result()
+                await self._look(conducted, token)
                 await asyncio.sleep(POLL_S)
-            else:
-                await self._take_through(chosen, token)
+        finally:
+            for task in conducted.values():
+                task.cancel()
+            await asyncio.gather(*conducted.values(), return_exceptions=True)
+
+    async def _look(self, conducted: dict[str, asyncio.Task[None]], token: int) -> None:
+        """Obey the user on the jobs that wait, and take the oldest where all that are older train."""
+        idle = True
+        for status in await self._jobs.unfinished():
+            if status.id in conducted:
+                idle &= status.phase == "train"
+                continue
+            asked = await self._jobs.asked(status.id)
+            if asked == "cancel":
+                await self._finish(status, State.CANCELLED, token)
+            elif asked == "pause":
+                if status.state is not State.PAUSED:
+                    await self._jobs.write(status.model_copy(update={"state": State.PAUSED}), token)
+            elif idle:
+                conducted[status.id] = asyncio.create_task(self._take_through(status, token))
+                idle = False
 
     async def _take_through(self, status: JobStatus, token: int) -> None:
         """From wherever the job stands to its end, or to the next interruption by the user."""
@@ -107,7 +124,7 @@ class Conductor:
                 started = status.step_started or time.time()
                 status = status.model_copy(update={"phase": step.kind, "progress": None, "step_started": started})
                 with job_span(step.kind, status.id, stage=step.stage):
-                    status = await self._steps.carry_out(step, spec, await self._jobs.write(status, token), token)
+                    status = await self._carry_out(step, spec, await self._jobs.write(status, token), token)
                 spent = StepTime(step=step.kind, stage=step.stage, dataset=step.dataset, seconds=time.time() - started)
                 done = {"steps_done": status.steps_done + 1, "timings": [*status.timings, spent], "step_started": None}
                 status = await self._jobs.write(status.model_copy(update=done), token)
@@ -123,9 +140,23 @@ class Conductor:
             log.exception("job_broken", job=status.id)
             await self._fail(status.id, f"internal error, see the rollout service's log: {error!r}", token)
             return
-        finally:
-            await self._jobs.deactivate()
         await self._finish(status, State.SUCCEEDED, token)
+
+    async def _carry_out(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
+        """The status after the step; everything but a training needs the engines for itself."""
+        if step.kind == "train":
+            return await self._steps.carry_out(step, spec, status, token)
+        while True:
+            with self._turns.want(status):
+                while not self._turns.take(status):
+                    await self._steps.obey(status.id)
+                    await asyncio.sleep(POLL_S)
+                try:
+                    return await self._steps.carry_out(step, spec, status, token)
+                except GivesWay:
+                    log.info("job_gives_way", job=status.id)
+                finally:
+                    await self._jobs.deactivate()
 
     async def _fail(self, job: str, error: str, token: int) -> None:
         log.error("job_failed", job=job, error=error)

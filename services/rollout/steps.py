@@ -23,6 +23,7 @@ from services.rollout.problems.dataset import Tally, count_problems, read_proble
 from services.rollout.prompts import pair_prompts
 from services.rollout.settings import RolloutSettings
 from services.rollout.tickets import Tickets
+from services.rollout.turns import Turns
 from shared import keys
 from shared.errors import DriftError
 from shared.job import DatasetSpec, JobSpec, JobStatus, Progress, TrainingState, TrainingStatus, TrainingTask
@@ -40,6 +41,10 @@ Kind = Literal["prepare", "evaluate", "rollout", "train"]
 
 class Interrupted(DriftError):
     """The user paused or cancelled the job."""
+
+
+class GivesWay(DriftError):
+    """An older job wants the engines; this step goes on when it has done."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Steps:
         intake: Intake,
         archive: Archive,
         settings: RolloutSettings,
+        turns: Turns,
     ) -> None:
         self._redis = redis
         self._jobs = jobs
@@ -91,9 +97,13 @@ class Steps:
         self._engines = engines
         self._policies = policies
         self._settings = settings
+        self._turns = turns
 
     async def carry_out(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
-        """The status after the step; raises `Interrupted` on the user's word and other `DriftError`s on failure."""
+        """The status after the step.
+
+        Raises `Interrupted` on the user's word, `GivesWay` to an older job, and other `DriftError`s on failure.
+        """
         match step.kind:
             case "prepare":
                 return await self._prepare(spec, status, token)
@@ -148,7 +158,7 @@ class Steps:
         """The model that the engines serve; an engine that is only starting is waited for."""
         begun = time.monotonic()
         while True:
-            await self._obey(status.id)
+            await self.obey(status.id)
             try:
                 return await inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens)
             except EngineDown as error:
@@ -181,6 +191,7 @@ class Steps:
         total = groups * part.group_size
         tickets = Tickets(self._redis, part)
         await tickets.prepare()
+        begun = time.monotonic()
         self._engines.want(part.weights)
         problems = await asyncio.to_thread(self._resume_reading, dataset, await tickets.made())
         streamed = rollout and spec.train is not None and spec.train.streaming
@@ -190,7 +201,9 @@ class Steps:
         counts: dict[str, float] = {}
         served = time.monotonic()
         while (published := int(counts.get("published", 0))) < total:
-            await self._obey(status.id)
+            await self.obey(status.id)
+            if self._turns.is_awaited(status):
+                raise GivesWay(f"Job {status.id} gives way to an older one.")
             # Said again each time: a conductor of the past may have stopped the workers as it ended.
             await self._jobs.activate(part)
             await self._hand_out(tickets, problems)
@@ -200,8 +213,8 @@ class Steps:
                 message = await self._held_back(status.id)
             else:
                 message = self._policies.trouble or f"loading {part.policy} into the engines"
-                if self._policies.refusal:
-                    raise self._policies.refusal
+                if refusal := self._policies.refused(weights, begun):
+                    raise refusal
                 if time.monotonic() - served > self._settings.engine_deadline_s:
                     raise EngineDown(f"No engine could be brought to serve {part.policy}: {message}")
             progress = Progress(
@@ -257,7 +270,7 @@ class Steps:
             update: dict[str, object] = {"trainings": [*status.trainings[: step.stage], training]}
             if training.state is TrainingState.SUCCEEDED:
                 return status.model_copy(update=update | {"checkpoint": training.checkpoint})
-            await self._obey(status.id)
+            await self.obey(status.id)
             message = training.message
             if not await self._redis.exists(keys.TRAINER_ALIVE):
                 message = "no trainer is running: start `torchrun --standalone -m services.trainer`"
@@ -317,6 +330,7 @@ class Steps:
             raise DriftError(f"Job {status.id} has no checkpoint of stage {stage}.", remedy="Submit it again.")
         return weights
 
-    async def _obey(self, job: str) -> None:
+    async def obey(self, job: str) -> None:
+        """Raises `Interrupted` where the user has asked for a pause or the end."""
         if asked := await self._jobs.asked(job):
             raise Interrupted(f"Job {job}: {asked}.")

@@ -1,6 +1,7 @@
 """Jobs are refused clearly, cancelled and paused within seconds, and made once for one idempotency key."""
 
 import asyncio
+from pathlib import Path
 
 import httpx
 import pytest
@@ -73,6 +74,44 @@ async def test_cancelling_ends_the_job_and_leaves_no_request_behind(
             await asyncio.sleep(0.02)
     assert (await service.delete(f"/v1/jobs/{job}")).status_code == 202
     assert (await service.post(f"/v1/jobs/{job}/pause")).status_code == 409
+
+
+async def test_a_job_that_waits_behind_another_is_cancelled_at_once(
+    service: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.latency_s = 30
+    first, second = await submit(service), await submit(service)
+    await until(service, first, lambda status: status.phase == "rollout")
+    await service.delete(f"/v1/jobs/{second}")
+    assert (await finish(service, second)).state is State.CANCELLED
+    assert (await until(service, first, lambda status: True)).state is State.RUNNING
+    await service.delete(f"/v1/jobs/{first}")
+    await finish(service, first)
+
+
+async def test_a_younger_job_has_the_engines_while_the_older_trains_and_gives_way(
+    service: httpx.AsyncClient, redis: Redis, engine: FakeEngine, tmp_path: Path
+) -> None:
+    trained = tmp_path / "stage-0"
+    trained.mkdir()
+    evaluate = [{"problems": PROBLEMS}]
+    older = await submit(service, train={"epochs": 1}, evaluate=evaluate, sampling={"trajectories": 2})
+    younger = await submit(service, dataset={"problems": PROBLEMS * 20}, sampling={"trajectories": 4})
+    await until(service, older, lambda status: status.phase == "train")
+    engine.latency_s = 1
+    counts = keys.counts(younger, "rollout-0")
+    async with asyncio.timeout(60):
+        while not await redis.exists(counts):
+            await asyncio.sleep(0.02)
+    done = TrainingStatus(state=TrainingState.SUCCEEDED, stage=0, checkpoint=str(trained))
+    await redis.set(keys.training(older, 0), done.model_dump_json())
+    status = await finish(service, older)
+    assert [each.multi_at[0] for each in status.evaluations] == [0, 1]
+    assert int(await redis.hget(counts, "published") or 0) < 480
+    engine.latency_s = 0
+    status = await finish(service, younger)
+    assert (status.state, status.rollouts[0].trajectories) == (State.SUCCEEDED, 480)
+    assert status.rollouts[0].multi_at[0] == 0  # all of it by the base
 
 
 async def test_a_paused_job_rests_until_it_is_resumed(service: httpx.AsyncClient, engine: FakeEngine) -> None:

@@ -9,6 +9,8 @@ it has been given the policy again.
 import asyncio
 import contextlib
 import json
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from services.rollout.engines.control import ADAPTER_PREFIX, Control, Served, adapter_name
@@ -40,6 +42,15 @@ def request_model(weights: str, model: str) -> str:
     return model if adapter_base(weights) is None else adapter_name(weights)
 
 
+@dataclass(frozen=True)
+class _Trouble:
+    """What an engine said when it was asked for these weights."""
+
+    weights: str | None
+    at: float
+    error: DriftError
+
+
 class Policies:
     """Watches the engines of one replica."""
 
@@ -47,7 +58,7 @@ class Policies:
         self._engines = engines
         self.conducting = False
         """Whether this replica may load weights."""
-        self._troubles: dict[str, DriftError] = {}
+        self._troubles: dict[str, _Trouble] = {}
         """By engine, why it does not serve the wanted policy."""
         self._checked: set[str] = set()
         """Servers whose sampling has been found neutral since they were last away."""
@@ -61,12 +72,14 @@ class Policies:
     @property
     def trouble(self) -> str | None:
         """Why engines do not serve the wanted policy, for the job's progress."""
-        return " ".join(str(error) for error in self._troubles.values()) or None
+        return " ".join(str(trouble.error) for trouble in self._troubles.values()) or None
 
-    @property
-    def refusal(self) -> Refused | None:
-        """Why an engine never will."""
-        return next((error for error in self._troubles.values() if isinstance(error, Refused)), None)
+    def refused(self, weights: str, since: float) -> Refused | None:
+        """Why an engine will never serve these weights, where it has said so after `since` (`time.monotonic`)."""
+        for trouble in self._troubles.values():
+            if trouble.weights == weights and trouble.at >= since and isinstance(trouble.error, Refused):
+                return trouble.error
+        return None
 
     def served(self, weights: str) -> bool:
         """Whether any engine serves these weights now."""
@@ -76,6 +89,7 @@ class Policies:
         controls = self._engines.controls(engine)
         while True:
             engine.doubted.clear()
+            wanted = self._engines.wanted
             try:
                 serving = await self._look_after(engine, controls)
                 if not engine.doubted.is_set():  # Else a request has failed meanwhile: look again.
@@ -84,9 +98,10 @@ class Policies:
                     self._troubles.pop(engine.url, None)
             except DriftError as error:
                 engine.serving = None
-                if str(error) != str(self._troubles.get(engine.url)):
+                before = self._troubles.get(engine.url)
+                if before is None or str(error) != str(before.error):
                     log.warning("engine_trouble", engine=engine.url, error=str(error))
-                self._troubles[engine.url] = error
+                self._troubles[engine.url] = _Trouble(wanted, time.monotonic(), error)
             self._engines.announce()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(engine.doubted.wait(), WATCH_S)
