@@ -28,7 +28,7 @@ $(READY): $(LOCK) pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: install demo test test-faults lint types imports docs test-browser up down lock clean help
+.PHONY: install demo test test-faults test-docker test-api sbom audit lint types imports docs test-browser up down lock clean help
 
 install: $(READY) ## Make .venv with everything in it
 
@@ -40,6 +40,22 @@ test: $(READY) ## All tests: unit, properties, loop, and the real engine end to 
 
 test-faults: $(READY) ## A hundred SIGKILLs over all processes of the rollout side
 	DRIFT_FAULTS=100 $(BIN)/python -m pytest tests/rollout/test_faults.py
+
+test-docker: $(READY) ## The stack in real containers: built, killed, scaled, kept, removed
+	tests/docker/run.sh
+
+test-api: $(READY) ## A full schemathesis run over both OpenAPI documents
+	DRIFT_API_EXAMPLES=300 $(BIN)/python -m pytest tests/security/test_schemathesis.py
+
+sbom: $(READY) ## A CycloneDX document for each image's packages, in build/sbom
+	@mkdir -p build/sbom
+	for lock in requirements/images/*.txt; do \
+	  $(BIN)/uv tool run --quiet --from 'cyclonedx-bom>=7.1,<8' cyclonedx-py requirements $$lock \
+	    -o build/sbom/$$(basename $$lock .txt).cdx.json || exit 1; done
+
+audit: $(READY) ## Ask the advisory database about every image's packages
+	for lock in requirements/images/*.txt; do echo "== $$lock"; \
+	  sed 's/+cpu$$//' $$lock | $(BIN)/uv tool run --quiet --from 'pip-audit>=2.9,<3' pip-audit --no-deps --disable-pip -r /dev/stdin || exit 1; done
 
 lint: $(READY) ## Style: ruff
 	$(BIN)/ruff check .
@@ -77,4 +93,4 @@ clean: ## Remove what make, the tests and the stack have made, but not runs/
 	rm -rf $(VENV) .drift .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
