@@ -99,6 +99,20 @@ class SamplingSpec(Schema):
 Objective = Literal["drift", "uniform", "star", "single_turn", "all_turns"]
 
 
+class LoraSpec(Schema):
+    """Low-rank adapters in place of full weights, through peft."""
+
+    r: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank."""
+    alpha: Annotated[int, Field(ge=1)] = 32
+    """The adapter counts alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1, max_length=64)] = "all-linear"
+    """Names of the layers that get an adapter, e.g. `["q_proj", "v_proj"]`; all but the output layer by default."""
+    merge: bool = False
+    """Export full weights with the adapter added in, for engines that serve no adapters; else a PEFT adapter folder."""
+
+
 class TrainSpec(Schema):
     """Weighted SFT (paper eqs. 14, 15; optimiser of paper D.2)."""
 
@@ -131,6 +145,8 @@ class TrainSpec(Schema):
     """Share of the problems, chosen by a hash of their ids, whose groups are never trained on; their weighted loss
     is measured before the first step, every `held_out_every` steps and at the end."""
     held_out_every: Annotated[int, Field(ge=1)] = 10
+    lora: LoraSpec | None = None
+    """Train adapters only; absent trains all weights."""
     max_length: Annotated[int, Field(ge=16)] = 8192
     """Longest context plus response; longer contexts lose their earliest turns."""
     seed: int = 0

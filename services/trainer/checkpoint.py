@@ -42,6 +42,9 @@ class Cursor(Schema):
     """Loss of each of them."""
     grad_norms: list[float]
     """Gradient norm of each of them, before clipping."""
+    held_out_losses: list[tuple[int, float]] = []
+    base: str | None = None
+    """Fingerprint of the frozen weights that an adapter belongs to; see `weights.identify`."""
 
 
 def stage_folder(runs_root: Path, task: TrainingTask) -> Path:
@@ -154,9 +157,11 @@ def publish_folder(temporary: Path, folder: Path) -> None:
 
 
 def _state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Every tensor by name; AdamW's moments are made first where no step has made them yet."""
+    """Every trained tensor by name; AdamW's moments are made first where no step has made them yet."""
     state: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         moments = optimizer.state[parameter]
         if not moments:
             moments["step"] = torch.tensor(0.0)

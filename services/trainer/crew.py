@@ -6,7 +6,7 @@ import torch
 
 from services.trainer.checkpoint import Cursor, Saver
 from services.trainer.executor import Executor, StepResult, TrainingError
-from services.trainer.orders import ORDER, Begin, Dtype, End, Export, Idle, Order, Quit, Save, Step
+from services.trainer.orders import ORDER, Begin, Dtype, End, Export, Idle, Measure, Order, Quit, Save, Step
 from services.trainer.ranks import Ranks
 from services.trainer.settings import TrainerSettings
 from shared.telemetry import get_logger
@@ -31,7 +31,7 @@ class Crew:
         """Why the last checkpoint could not be written; None while it is under way."""
         return self._saver.fault
 
-    def give(self, order: Order) -> StepResult | None:
+    def give(self, order: Order) -> StepResult | float | None:
         """Rank 0: tell all ranks, and do one's own part."""
         self._ranks.broadcast(ORDER.dump_json(order))
         return self._obey(order)
@@ -44,8 +44,14 @@ class Crew:
     def step(self, order: Step) -> StepResult:
         """Rank 0: take one step."""
         result = self.give(order)
-        assert result is not None
+        assert isinstance(result, StepResult)
         return result
+
+    def measure(self, order: Measure) -> float:
+        """Rank 0: the loss of sequences that are not trained on."""
+        loss = self.give(order)
+        assert isinstance(loss, float)
+        return loss
 
     def follow(self) -> None:
         """Other ranks: obey until told to quit."""
@@ -58,13 +64,15 @@ class Crew:
             except TrainingError as error:  # all ranks raise it together; rank 0 reports it
                 _log.error("training failed", error=str(error))
 
-    def _obey(self, order: Order) -> StepResult | None:
+    def _obey(self, order: Order) -> StepResult | float | None:
         match order:
             case Begin():
                 self._executor = None
                 self._executor = Executor(self._ranks, order)
             case Step():
                 return self._at_work().step(order)
+            case Measure():
+                return self._at_work().measure(order)
             case Save():
                 executor = self._at_work()
                 cursor = Cursor.model_validate_json(order.cursor)

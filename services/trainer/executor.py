@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from services.trainer import checkpoint
 from services.trainer.export import export
 from services.trainer.loss import SupervisedHead, sum_nll, weighted
-from services.trainer.model import choose_dtype, computing_in, load_model, shard_model, sync_gradients
-from services.trainer.orders import Begin, Dtype, Export, Step
+from services.trainer.model import Sharding, choose_dtype, computing_in, free_gathered, load_model, sync_gradients
+from services.trainer.orders import Begin, Dtype, Export, Measure, Step
 from services.trainer.ranks import Ranks
 from shared.errors import DriftError
 from shared.job import TrainingTask, TrainSpec
@@ -55,15 +55,18 @@ class Executor:
         """Load, shard and restore; raises `TrainingError` on every rank where one of them fails."""
         self._ranks = ranks
         self._task: TrainingTask = begin.task
+        self._sharding = Sharding()
         self.model: PreTrainedModel = self._in_unison(
-            "load the model", lambda: load_model(begin.task.model, ranks.device)
+            "load the model", lambda: load_model(begin.task.model, begin.task.train, ranks, self._sharding)
         )
         self._head = SupervisedHead(self.model)
         self.dtype: Dtype = begin.dtype or choose_dtype(self.model, self._head, ranks)
-        shard_model(self.model, ranks)
         spec: TrainSpec = begin.task.train
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            lr=spec.learning_rate,
+            weight_decay=spec.weight_decay,
+            fused=True,
         )
         if begin.checkpoint:
             checkpoint.load(Path(begin.checkpoint), self.model, self.optimizer)
@@ -90,7 +93,7 @@ class Executor:
 
     def export(self, order: Export) -> None:
         """Write the Hugging Face folder."""
-        export(self.model, self._task, Path(order.folder), self._ranks)
+        export(self.model, self._task, Path(order.folder), order.card, self._ranks)
 
     def backward(self, order: Step) -> Tensor:
         """Gradients of this rank's share; returns each example's part of the loss, float64, zero for other ranks'."""
@@ -100,13 +103,26 @@ class Executor:
         micro_batches = order.shares[self._ranks.rank]
         with computing_in(self.dtype, self._ranks.device):
             for number, micro in enumerate(micro_batches, 1):
-                sync_gradients(self.model, last=number == len(micro_batches))
+                sync_gradients(self.model, number == len(micro_batches), self._sharding)
                 nll = sum_nll(self.model, self._head, micro, self._ranks.device)
                 weighted(nll, micro).backward()
                 coefficients = torch.tensor([example.coefficient for example in micro], dtype=torch.float64)
                 losses[place : place + len(micro)] = nll.detach()[: len(micro)].double().cpu() * coefficients
                 place += len(micro)
         return losses
+
+    @torch.no_grad()
+    def measure(self, order: Measure) -> float:
+        """The weighted loss of sequences that are not trained on."""
+        self.model.eval()
+        total = torch.zeros(1, dtype=torch.float64)
+        with computing_in(self.dtype, self._ranks.device):
+            for micro in order.shares[self._ranks.rank]:
+                nll = sum_nll(self.model, self._head, micro, self._ranks.device)
+                total += weighted(nll, micro).double().cpu()
+        free_gathered(self.model)
+        self.model.train()
+        return float(self._ranks.sum(total))
 
     def _in_unison(self, what: str, act: Callable[[], T]) -> T:
         result: T | None = None

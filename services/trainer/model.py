@@ -1,53 +1,121 @@
 """The model under training: loading, sharding, and the dtype of its matrix products.
 
-Weights and optimiser are float32. More than one rank shares them by FSDP2, gathered once a step as long as
-they fit: gradients are summed, never averaged, because the loss has its one global denominator already.
+Trained weights and the optimiser are float32. More than one rank shares them by FSDP2: gathered once a step where
+they fit, else layer by layer in each pass. Gradients are summed, never averaged, because the loss has its one
+global denominator already.
 """
 
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from services.trainer.adapter import attach_adapter, base_of, begin_adapter
 from services.trainer.loss import SupervisedHead, sum_nll, weighted
 from services.trainer.orders import Dtype
 from services.trainer.plan import Example
 from services.trainer.ranks import Ranks
+from services.trainer.weights import Weights, local_folder
+from shared.job import LoraSpec, TrainSpec
 
 
-def load_model(name: str, device: torch.device) -> PreTrainedModel:
-    """Float32 weights from a folder or the hub: safetensors only, no code from there."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
-    torch.nn.Module.to(model, device)
+@dataclass(frozen=True)
+class Sharding:
+    """How the weights lie in memory."""
+
+    keep_gathered: bool = True
+    """Gather the weights once a step and reduce gradients once: fewer transfers, and each rank holds them whole."""
+    gathered: torch.dtype | None = None
+    """Dtype of gathered weights; None: that of the shards."""
+    frozen: torch.dtype = torch.float32
+    """Dtype of weights that are not trained."""
+
+
+def build_model(source: str, lora: LoraSpec | None) -> PreTrainedModel:
+    """The model's parameters on the meta device, float32, with the adapter's where one is trained; no bytes yet."""
+    base = base_of(source)
+    if base != source and lora is None:
+        raise ValueError(f"{source} is an adapter of {base}: give `train.lora` to continue it")
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model.tie_weights()
+    if (local_folder(base) / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(local_folder(base))
+    if lora is not None:
+        attach_adapter(model, source, lora)
+    return model
+
+
+def load_model(source: str, spec: TrainSpec, ranks: Ranks, sharding: Sharding) -> PreTrainedModel:
+    """The model with its weights, spread over the ranks layer by layer where there are several.
+
+    Trained weights are float32, frozen ones `sharding.frozen`. Each layer is read, then shared out before the next one
+    is read, so that no rank ever holds more than its share and one layer. Safetensors only, no code from there.
+    """
+    model = build_model(source, spec.lora)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    adapter = begin_adapter(model, source, spec.seed) if spec.lora else {}
+    stored = {name: name.replace(".base_layer.", ".") for name in names.values() if name not in adapter}
+    weights = Weights(base_of(source), set(stored.values()))
+    filled: dict[int, nn.Parameter] = {}
+
+    def fill(module: nn.Module) -> None:
+        for child in module.modules():
+            for key, parameter in list(child.named_parameters(recurse=False)):
+                if not parameter.is_meta:
+                    continue
+                if id(parameter) not in filled:  # tied weights are one parameter in two places
+                    name = names[id(parameter)]
+                    value = adapter[name] if name in adapter else weights.read(stored[name])
+                    dtype = torch.float32 if parameter.requires_grad else sharding.frozen
+                    data = torch.empty(value.shape, dtype=dtype, device=ranks.device).copy_(value)
+                    filled[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
+                setattr(child, key, filled[id(parameter)])
+            for key, buffer in child.named_buffers(recurse=False):
+                setattr(child, key, buffer.to(ranks.device))
+
+    mesh = init_device_mesh(ranks.device.type, (ranks.size,)) if ranks.size > 1 else None
+    for part in list_parts(model):
+        fill(part)
+        if mesh is not None:
+            shard_part(part, mesh, sharding)
     return model.train()
 
 
-def shard_model(model: PreTrainedModel, ranks: Ranks) -> None:
-    """Spread the weights over the ranks, layer by layer; nothing to do for one rank."""
-    if ranks.size == 1:
-        return
-    mesh = init_device_mesh(ranks.device.type, (ranks.size,))
-    for layer in model.get_decoder().layers:  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue, reportOptionalIterable]
-        fully_shard(layer, mesh=mesh, reshard_after_forward=False)
-    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+def list_parts(model: PreTrainedModel) -> list[nn.Module]:
+    """What is gathered at a time: every layer, then the model with what is left."""
+    layers: nn.ModuleList = model.get_decoder().layers  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
+    return [*layers, model]
+
+
+def shard_part(part: nn.Module, mesh: DeviceMesh, sharding: Sharding) -> None:
+    """Spread the parameters of one part over the ranks."""
+    policy = MixedPrecisionPolicy(param_dtype=sharding.gathered, reduce_dtype=torch.float32)
+    sharded = fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=not sharding.keep_gathered)
+    sharded.set_gradient_divide_factor(1.0)
+    sharded.set_force_sum_reduction_for_comms(True)  # gloo sums only
+
+
+def sync_gradients(model: nn.Module, last: bool, sharding: Sharding) -> None:
+    """Reduce gradients and free the gathered weights only in a step's last micro-batch, if they may stay so long."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last or not sharding.keep_gathered)
+        model.set_reshard_after_backward(last or not sharding.keep_gathered)
+
+
+def free_gathered(model: nn.Module) -> None:
+    """Free the gathered weights after a forward pass that no backward pass follows."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo sums only
-
-
-def sync_gradients(model: nn.Module, last: bool) -> None:
-    """Reduce gradients and free the gathered weights only in the last micro-batch of a step."""
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(last)
-        model.set_reshard_after_backward(last)
+            module.reshard()
 
 
 @contextlib.contextmanager

@@ -44,6 +44,13 @@ class Step(Schema):
     """A gradient norm beyond it has exploded: the step changes nothing. None: any finite norm is taken."""
 
 
+class Measure(Schema):
+    """The weighted loss of held-out sequences; changes nothing."""
+
+    kind: Literal["measure"] = "measure"
+    shares: list[list[MicroBatch]]
+
+
 class Save(Schema):
     """Write a checkpoint of the state as it is now, while the training goes on."""
 
@@ -60,6 +67,8 @@ class Export(Schema):
 
     kind: Literal["export"] = "export"
     folder: str
+    card: str
+    """The model card, Markdown."""
 
 
 class End(Schema):
@@ -74,5 +83,5 @@ class Quit(Schema):
     kind: Literal["quit"] = "quit"
 
 
-Order = Annotated[Idle | Begin | Step | Save | Export | End | Quit, Field(discriminator="kind")]
+Order = Annotated[Idle | Begin | Step | Measure | Save | Export | End | Quit, Field(discriminator="kind")]
 ORDER: TypeAdapter[Order] = TypeAdapter(Order)

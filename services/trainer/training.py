@@ -12,16 +12,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from services.trainer import checkpoint
+from services.trainer.adapter import base_of
 from services.trainer.attempt import read_attempt, write_attempt
+from services.trainer.card import write_card
 from services.trainer.checkpoint import Cursor, stage_folder, step_folder
 from services.trainer.courier import Courier
 from services.trainer.crew import Crew
 from services.trainer.executor import StepResult, TrainingError
-from services.trainer.orders import Begin, End, Export, Idle, Save, Step
+from services.trainer.orders import Begin, End, Export, Idle, Measure, Save, Step
 from services.trainer.plan import Plan, make_plan, split_batch
 from services.trainer.population import Population
 from services.trainer.settings import TrainerSettings
 from services.trainer.supply import Supply
+from services.trainer.weights import identify
 from shared.errors import Unavailable
 from shared.job import TrainingState, TrainingStatus, TrainingTask, TrainSpec
 from shared.shards import read_part
@@ -65,6 +68,7 @@ class Training:
         self._norms: list[float] = []
         self._step = 0
         self._saved_step = 0
+        self._base: str | None = None
         self._saved = time.monotonic()
         self.status = TrainingStatus(state=TrainingState.RUNNING, stage=self._task.stage)
         """The last reported status."""
@@ -79,6 +83,7 @@ class Training:
             cursor = latest[1]
             self._step = self._saved_step = cursor.step
             self._losses, self._norms = list(cursor.losses), list(cursor.grad_norms)
+            self.status = self.status.model_copy(update={"held_out_losses": cursor.held_out_losses})
         self._begin_attempt()
         self._grow_plan()
         plan = self._plan
@@ -88,6 +93,12 @@ class Training:
         restored = str(latest[0]) if latest else None
         dtype = self._crew.begin(Begin(task=task, dtype=dtype, checkpoint=restored))
         self._note(dtype=dtype)
+        self._base = identify(base_of(task.model)) if task.train.lora else None
+        if latest and latest[1].base != self._base:
+            raise TrainingError(
+                f"The checkpoint {latest[0]} holds an adapter of other weights than {base_of(task.model)} has now.",
+                remedy="Bring the old weights back, or submit the job anew.",
+            )
         _log.info("training", job=task.job, stage=task.stage, step=self._step, steps=plan.steps, dtype=dtype)
         while self._step < plan.steps:
             if self._courier.is_cancelled(task.job):
@@ -102,12 +113,14 @@ class Training:
             if lacking:
                 self._wait_for_data()
                 continue
+            self._measure(plan)
             with span("step", step=self._step):
                 self._take_step(plan)
             if self._step < plan.steps and time.monotonic() - self._saved >= self._settings.checkpoint_seconds:
                 self._save()
+        self._measure(plan)
         folder = self._stage / "export"
-        self._crew.give(Export(folder=str(folder)))
+        self._crew.give(Export(folder=str(folder), card=write_card(task, self.status)))
         if self._settings.keep_training_state:
             self._save_now()
         self._crew.give(End())
@@ -180,6 +193,15 @@ class Training:
             checkpoint_fault=self._crew.checkpoint_fault,
         )
 
+    def _measure(self, plan: Plan) -> None:
+        """The held-out groups' weighted loss, where it is due and not known from before a restart."""
+        held_out, done = plan.held_out(), self.status.held_out_losses
+        due = self._step % self._task.train.held_out_every == 0 or self._step == plan.steps
+        if not held_out or not due or (done and done[-1][0] == self._step):
+            return
+        shares = split_batch(held_out, self._crew.size, self._settings.micro_batch_tokens)
+        self._report(held_out_losses=[*done, (self._step, self._crew.measure(Measure(shares=shares)))])
+
     def _pause(self) -> None:
         """Save and let go: the task stays pending, and the next attempt is as good as the first."""
         self._save_now()
@@ -205,6 +227,8 @@ class Training:
             step=self._step,
             losses=list(self._losses),
             grad_norms=list(self._norms),
+            held_out_losses=self.status.held_out_losses,
+            base=self._base,
         )
         folder = step_folder(self._stage, self._step)
         self._crew.give(Save(folder=str(folder), cursor=cursor.model_dump_json(), wait=wait))
