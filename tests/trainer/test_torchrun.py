@@ -9,14 +9,21 @@ from typing import cast
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from redis.asyncio import Redis
+from safetensors.torch import load_file
 from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from services.trainer.plan import make_plan
+from services.trainer.adapter import file_name
+from services.trainer.executor import Executor
+from services.trainer.orders import Begin, Measure, Step
+from services.trainer.plan import make_plan, split_batch
+from services.trainer.population import is_held_out
+from services.trainer.ranks import Ranks
 from services.trainer.training import schedule
 from shared import keys
-from shared.job import TrainingState, TrainSpec
+from shared.job import LoraSpec, TrainingState, TrainingTask, TrainSpec
 from shared.returns import ReturnSpec
 from shared.shards import list_shards
 from shared.stream import TrajectoryStream, connect
@@ -89,6 +96,63 @@ async def test_two_ranks_train_and_export_what_one_plain_loop_does(redis: Redis,
     assert tokenizer.apply_chat_template([{"role": "user", "content": "w5 w6"}], tokenize=False) == "w5 w6 </s> "
     generation = GenerationConfig.from_pretrained(exported_to)
     assert generation.eos_token_id == 2 and not generation.do_sample and generation.temperature in (None, 1.0)
+
+
+async def test_two_ranks_train_an_adapter_as_one_does_and_measure_held_out_groups(
+    redis: Redis, trainer: Trainer
+) -> None:
+    train = TrainSpec(
+        steps=7, batch_size=8, learning_rate=1e-2, lora=LoraSpec(r=4), held_out=0.3, held_out_every=3, epsilon=0
+    )
+    await submit(redis, "adapted", trainer.model, train)
+    status = await wait_for(redis, trainer, "adapted", TrainingState.SUCCEEDED, TrainingState.FAILED)
+    assert status.state is TrainingState.SUCCEEDED, status.error
+    groups = make_groups("adapted", groups=GROUPS)
+    held_out = {one.group for one in groups if is_held_out(one.problem.id, 0.3)}
+    assert 0 < status.held_out_groups == len(held_out) and status.trajectories == 4 * (GROUPS - len(held_out))
+    assert [step for step, _ in status.held_out_losses] == [0, 3, 6, 7]
+
+    plan = make_plan(groups, ReturnSpec(), train)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        task = TrainingTask(
+            job="one", stage=0, model=trainer.model, tokenizer=trainer.model, groups=GROUPS, group_size=4, train=train,
+            returns=ReturnSpec(),
+        )  # fmt: skip
+        one = Executor(Ranks(0, 1, torch.device("cpu")), Begin(task=task, dtype="float32", checkpoint=None))
+        for step in range(7):
+            if step % 3 == 0:
+                loss = one.measure(Measure(shares=split_batch(plan.held_out(), 1, 64)))
+                assert dict(status.held_out_losses)[step] == pytest.approx(loss, rel=1e-4)
+            order = Step(
+                step=step + 1, learning_rate=schedule(step + 1, 7, train), shares=split_batch(plan.batch(step), 1, 64)
+            )
+            assert status.losses[step] == pytest.approx(one.step(order).loss, rel=1e-4)
+    finally:
+        torch.distributed.destroy_process_group()
+    exported = load_file(trainer.export("adapted") / "adapter_model.safetensors")
+    for name, weight in one.model.named_parameters():
+        if weight.requires_grad:
+            torch.testing.assert_close(exported[file_name(name)], weight.detach(), rtol=1e-3, atol=1e-4)
+    card = ModelCard.load(trainer.export("adapted") / "README.md")
+    assert card.data.to_dict()["library_name"] == "peft"
+    assert "LoRA r 4" in card.text and f"{len(held_out)} groups held out" in card.text
+
+
+@pytest.mark.slow
+async def test_a_killed_rank_resumes_an_adapter_bit_for_bit(redis: Redis, trainer: Trainer) -> None:
+    train = TRAIN.model_copy(update={"lora": LoraSpec(r=4, dropout=0.1), "held_out": 0.3})
+    await submit(redis, "adapter", trainer.model, train)
+    undisturbed = await wait_for(redis, trainer, "adapter", TrainingState.SUCCEEDED, TrainingState.FAILED)
+    assert undisturbed.state is TrainingState.SUCCEEDED, undisturbed.error
+    await submit(redis, "adapter-killed", trainer.model, train)
+    await wait_for(redis, trainer, "adapter-killed", TrainingState.RUNNING, step=12)
+    trainer.worker(1).send_signal(signal.SIGKILL)
+    status = await wait_for(redis, trainer, "adapter-killed", TrainingState.SUCCEEDED, TrainingState.FAILED)
+    assert status.state is TrainingState.SUCCEEDED, status.error
+    assert status.held_out_losses == undisturbed.held_out_losses and status.losses == undisturbed.losses
+    one, other = (trainer.export(job) / "adapter_model.safetensors" for job in ("adapter", "adapter-killed"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 async def test_a_failed_training_is_reported_and_the_trainer_goes_on(redis: Redis, trainer: Trainer) -> None:
