@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from services.trainer import checkpoint
 from services.trainer.export import export
 from services.trainer.loss import SupervisedHead, sum_nll, weighted
-from services.trainer.model import Sharding, choose_dtype, computing_in, free_gathered, load_model, sync_gradients
+from services.trainer.memory import choose_sharding
+from services.trainer.model import build_model, choose_dtype, computing_in, free_gathered, load_weights, sync_gradients
 from services.trainer.orders import Begin, Dtype, Export, Measure, Step
 from services.trainer.ranks import Ranks
 from shared.errors import DriftError
@@ -55,10 +56,7 @@ class Executor:
         """Load, shard and restore; raises `TrainingError` on every rank where one of them fails."""
         self._ranks = ranks
         self._task: TrainingTask = begin.task
-        self._sharding = Sharding()
-        self.model: PreTrainedModel = self._in_unison(
-            "load the model", lambda: load_model(begin.task.model, begin.task.train, ranks, self._sharding)
-        )
+        self.model: PreTrainedModel = self._in_unison("load the model", lambda: self._load(begin.micro_batch_tokens))
         self._head = SupervisedHead(self.model)
         self.dtype: Dtype = begin.dtype or choose_dtype(self.model, self._head, ranks)
         spec: TrainSpec = begin.task.train
@@ -110,6 +108,11 @@ class Executor:
                 losses[place : place + len(micro)] = nll.detach()[: len(micro)].double().cpu() * coefficients
                 place += len(micro)
         return losses
+
+    def _load(self, micro_batch_tokens: int) -> PreTrainedModel:
+        model = build_model(self._task.model, self._task.train.lora)
+        self._sharding = choose_sharding(model, self._ranks, micro_batch_tokens)
+        return load_weights(model, self._task.model, self._task.train, self._ranks, self._sharding)
 
     @torch.no_grad()
     def measure(self, order: Measure) -> float:

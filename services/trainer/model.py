@@ -54,13 +54,14 @@ def build_model(source: str, lora: LoraSpec | None) -> PreTrainedModel:
     return model
 
 
-def load_model(source: str, spec: TrainSpec, ranks: Ranks, sharding: Sharding) -> PreTrainedModel:
-    """The model with its weights, spread over the ranks layer by layer where there are several.
+def load_weights(
+    model: PreTrainedModel, source: str, spec: TrainSpec, ranks: Ranks, sharding: Sharding
+) -> PreTrainedModel:
+    """Give a model of `build_model` its weights, spread over the ranks layer by layer where there are several.
 
     Trained weights are float32, frozen ones `sharding.frozen`. Each layer is read, then shared out before the next one
     is read, so that no rank ever holds more than its share and one layer. Safetensors only, no code from there.
     """
-    model = build_model(source, spec.lora)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     adapter = begin_adapter(model, source, spec.seed) if spec.lora else {}
     stored = {name: name.replace(".base_layer.", ".") for name in names.values() if name not in adapter}

@@ -29,6 +29,8 @@ class Begin(Schema):
     dtype: Dtype | None
     """None: measure, and agree on the faster one."""
     checkpoint: str | None
+    micro_batch_tokens: int = 1024
+    """Most tokens of a forward pass, for the estimate of memory."""
 
 
 class Step(Schema):

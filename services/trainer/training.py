@@ -91,7 +91,9 @@ class Training:
         setting = self._settings.trainer_dtype
         dtype = self._attempt.dtype or (None if setting == "auto" else setting)
         restored = str(latest[0]) if latest else None
-        dtype = self._crew.begin(Begin(task=task, dtype=dtype, checkpoint=restored))
+        dtype = self._crew.begin(
+            Begin(task=task, dtype=dtype, checkpoint=restored, micro_batch_tokens=self._settings.micro_batch_tokens)
+        )
         self._note(dtype=dtype)
         self._base = identify(base_of(task.model)) if task.train.lora else None
         if latest and latest[1].base != self._base:
