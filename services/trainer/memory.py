@@ -104,8 +104,8 @@ def estimate_memory(model: PreTrainedModel, ranks: int, sharding: Sharding, micr
 def bytes_per_token(model: PreTrainedModel) -> int:
     """What the layers keep of one token for the backward pass: products in bfloat16, the residual stream in float32.
 
-    A layer of the Llama family with h hidden units, q and k units of its query and key heads, and m in the middle of its
-    MLP keeps the residual stream and the normalised one around both norms (18 h), the inputs of five projections as
+    A layer of the Llama family with h hidden units, q and k units of its query and key heads, and m in the middle of
+    its MLP keeps the residual stream and the normalised one around both norms (18 h), the inputs of five projections as
     they are cast (10 h), queries and attention's output (4 q), keys and values (4 k), gate, up, the activated gate and
     their product (8 m), and a few numbers a token. Frozen weights (LoRA) keep less.
     """

@@ -147,7 +147,9 @@ async def test_a_killed_rank_resumes_an_adapter_bit_for_bit(redis: Redis, traine
     assert undisturbed.state is TrainingState.SUCCEEDED, undisturbed.error
     await submit(redis, "adapter-killed", trainer.model, train)
     await wait_for(redis, trainer, "adapter-killed", TrainingState.RUNNING, step=12)
-    trainer.worker(1).send_signal(signal.SIGKILL)
+    worker = trainer.worker(1)
+    assert worker is not None
+    worker.send_signal(signal.SIGKILL)
     status = await wait_for(redis, trainer, "adapter-killed", TrainingState.SUCCEEDED, TrainingState.FAILED)
     assert status.state is TrainingState.SUCCEEDED, status.error
     assert status.held_out_losses == undisturbed.held_out_losses and status.losses == undisturbed.losses
