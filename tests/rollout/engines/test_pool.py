@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -116,3 +117,33 @@ async def test_waiting_requests_are_answered_in_order_and_a_cancelled_one_gives_
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == [0, 1, 3, 4, 5]
     assert two[0].most_in_flight == 1
+
+
+async def test_a_server_that_is_away_behind_a_router_matters_only_if_it_would_come_back_with_another_policy(
+    two: list[FakeEngine], tmp_path: Path
+) -> None:
+    servers = tuple(fake.url for fake in two)
+    settings = RolloutSettings(_env_file=None, engine_urls=servers[:1], engine_control_urls=servers)  # pyright: ignore[reportCallIssue]
+    engines = Engines(settings, CollectorRegistry())
+    policies = Policies(engines)
+    policies.conducting = True
+    two[1].down = True
+    engines.want(two[0].root)
+    watching = asyncio.create_task(policies.watch())
+    (routed,) = engines.members
+    async with asyncio.timeout(20):
+        while routed.serving != two[0].root:
+            await asyncio.sleep(0.01)
+    engines.want(str(tmp_path))
+    async with asyncio.timeout(20):
+        while two[0].weights != str(tmp_path) or policies.trouble is None:
+            await asyncio.sleep(0.01)
+    assert routed.serving is None
+    two[1].restart()
+    async with asyncio.timeout(20):
+        while routed.serving != str(tmp_path):
+            await asyncio.sleep(0.01)
+    assert two[1].loads == [str(tmp_path)]
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    await engines.close()
