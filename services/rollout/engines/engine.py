@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
+import orjson
 
 from services.rollout.engines.breaker import Breaker, Circuit
 from services.rollout.engines.limit import Limit
@@ -151,7 +152,7 @@ def _read_refusal(url: str, reply: httpx.Response) -> DriftError:
 
 def _read_answer(url: str, reply: httpx.Response) -> Answer:
     try:
-        body = reply.json()
+        body = orjson.loads(reply.content)
         choice = body["choices"][0]
         prompt, sampled = body["prompt_token_ids"], choice["token_ids"]
         text, finish_reason = choice["message"]["content"] or "", choice["finish_reason"]
