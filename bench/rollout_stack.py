@@ -69,6 +69,12 @@ class Stack:
             raise RuntimeError(f"The job ended as {status.state}: {status.error} {status.rollouts}")
         return status
 
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the service's process so far."""
+        times = psutil.Process(self.service_pid).cpu_times()
+        return times.user + times.system
+
     async def _look(self) -> None:
         memory = await self.redis.info("memory")
         rss = psutil.Process(self.service_pid).memory_info().rss / 1e6
