@@ -28,7 +28,7 @@ $(READY): $(LOCK) pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: install demo test test-faults test-docker test-api sbom audit lint types imports docs test-browser up down lock clean help
+.PHONY: install demo test test-faults fuzz test-docker test-api sbom audit lint types imports docs test-browser up down lock clean help
 
 install: $(READY) ## Make .venv with everything in it
 
@@ -56,6 +56,10 @@ sbom: $(READY) ## A CycloneDX document for each image's packages, in build/sbom
 audit: $(READY) ## Ask the advisory database about every image's packages
 	for lock in requirements/images/*.txt; do echo "== $$lock"; \
 	  sed 's/+cpu$$//' $$lock | $(BIN)/uv tool run --quiet --from 'pip-audit>=2.9,<3' pip-audit --no-deps --disable-pip -r /dev/stdin || exit 1; done
+
+fuzz: $(READY) ## Five minutes of coverage-guided fuzzing of the verifier (Linux on x86-64)
+	$(BIN)/python -m pip install --quiet atheris
+	$(BIN)/python -m tests.verifier.fuzz -max_total_time=300
 
 lint: $(READY) ## Style: ruff
 	$(BIN)/ruff check .

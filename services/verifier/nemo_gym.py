@@ -1,6 +1,9 @@
 """NeMo Gym's resources server: `POST /verify` grades the last assistant message of a Responses-API output."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Request
+from fastapi.openapi.models import Example
 from pydantic import BaseModel, ConfigDict
 
 from services.verifier.openrlhf import reward
@@ -56,8 +59,26 @@ class GymReply(GymRequest):
     verdict: str
 
 
+EXAMPLES: dict[str, Example] = {
+    "a rollout": {
+        "value": {
+            "response": {
+                "output": [
+                    {
+                        "type": "message",
+                        "role": "assistant",
+                        "content": [{"type": "output_text", "text": r"So it is \boxed{2}."}],
+                    }
+                ]
+            },
+            "expected_answer": "2",
+        }
+    }
+}
+
+
 @router.post("/verify")
-async def verify(request: Request, body: GymRequest) -> GymReply:
+async def verify(request: Request, body: Annotated[GymRequest, Body(openapi_examples=EXAMPLES)]) -> GymReply:
     """Reward 1 for a correct answer, 0 for any other; `verdict` tells a wrong answer from an ungraded one."""
     verifier: Verifier = request.app.state.verifier
     said = [output.text() for output in body.response.output if output.type == "message" and output.role == "assistant"]

@@ -1,17 +1,16 @@
 """OpenRLHF's remote reward model, and slime's: `POST /get_reward`.
 
 OpenRLHF sends whole sequences: `query[k]` is `prompts[k]` and the response, with special tokens. The response is what
-follows
-the prompt, or else the last assistant header, and is graded against `labels[k]`. A reward is 1 for a correct answer
-and 0 for
-any other; what could not be graded has reward 0 too, and says so in `extra_logs.ungraded`.
+follows the prompt, or else the last assistant header, and is graded against `labels[k]`. A reward is 1 for a correct
+answer and 0 for any other; what could not be graded has reward 0 too, and says so in `extra_logs.ungraded`.
 slime sends one item, `{"prompt", "response", "label"}`, and gets a bare number back.
 """
 
 import re
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi.openapi.models import Example
 from pydantic import BaseModel, Field
 
 from services.verifier.service import Verifier
@@ -62,9 +61,23 @@ class Rewards(BaseModel):
     extra_logs: ExtraLogs
 
 
+EXAMPLES: dict[str, Example] = {
+    "OpenRLHF": {
+        "value": {
+            "query": [r"<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n\boxed{2}<|im_end|>"],
+            "prompts": [r"<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"],
+            "labels": ["2"],
+        }
+    },
+    "slime": {"value": {"prompt": "1+1?", "response": r"\boxed{2}", "label": "2"}},
+}
+
+
 @router.post("/get_reward", response_model=Rewards | float)
 async def get_reward(
-    request: Request, body: Sequences | Sample, kind: Annotated[Literal["math", "choice", "string"], Query()] = "math"
+    request: Request,
+    body: Annotated[Sequences | Sample, Body(openapi_examples=EXAMPLES)],
+    kind: Annotated[Literal["math", "choice", "string"], Query()] = "math",
 ) -> Response:
     """Rewards of whole sequences (OpenRLHF) or of one sample (slime); `?kind=choice` grades option letters."""
     verifier: Verifier = request.app.state.verifier

@@ -95,6 +95,16 @@ async def test_a_full_queue_is_refused_with_429_and_retry_after_and_the_client_t
         await running
 
 
+def test_every_example_of_the_documentation_is_graded(http: httpx.Client) -> None:
+    seen = 0
+    for path, operations in http.get("/openapi.json").json()["paths"].items():
+        body = operations.get("post", {}).get("requestBody")
+        for example in body["content"]["application/json"]["examples"].values() if body else ():
+            assert http.post(path, json=example["value"]).status_code == 200
+            seen += 1
+    assert seen >= 5
+
+
 def test_limits_and_keys(url: str, http: httpx.Client) -> None:
     assert httpx.post(f"{url}/v1/verify", json={}).status_code == 401
     assert http.post("/v1/verify", json={"id": "big", "response": "x" * (1 << 20), "answer": "5"}).status_code == 413

@@ -20,6 +20,7 @@ from services.verifier.grading.parser import parse
 from services.verifier.grading.region import answer_region
 from services.verifier.grading.scalars import free_names
 from services.verifier.grading.syntax import Node, Unparsed
+from services.verifier.grading.units import is_quantity
 from services.verifier.grading.words import compare_words, named
 from shared.grading import Kind, Method, Verdict, VerifyItem
 
@@ -159,7 +160,7 @@ def compare_texts(gold: str, answer: str) -> tuple[bool | None, Method]:
     unknown = False
     wanted_readings = readings(gold)
     found_readings = readings(answer)
-    if (number := lone_number(answer)) is not None:
+    if not any(map(is_quantity, found_readings)) and (number := lone_number(answer)) is not None:
         found_readings += readings(number)
     for wanted in wanted_readings:
         for found in found_readings:

@@ -92,6 +92,11 @@ def split_unit(node: Node) -> tuple[Node, tuple[Node, ...]]:
             return node, ()
 
 
+def is_quantity(node: Node) -> bool:
+    """Whether a node is an amount of a unit that converts into others, so that its number alone does not say it."""
+    return _measure(split_unit(node)[1]) is not None
+
+
 def conversion(gold: tuple[Node, ...], answer: tuple[Node, ...]) -> Fraction | None:
     """How many of the gold's units one of the answer's is: 0 where they measure different things, None where either is
     not in `SCALES`, so that nothing can be said."""
