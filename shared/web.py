@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import DriftError
 from shared.rate import RateLimit
+from shared.schema import Schema
 from shared.telemetry import get_logger
 from shared.tracing import serving_span
 
@@ -34,6 +35,35 @@ PROBES = ("/health", "/ready", "/metrics")
 """What probes and scrapers reach without a token."""
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class ProblemDetails(Schema):
+    """RFC 9457."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    """What is wrong."""
+    remedy: str | None = None
+    """How to mend it."""
+
+
+def _describe_problem(status: int, detail: str, remedy: str) -> dict[str, Any]:
+    example = ProblemDetails(title=HTTPStatus(status).phrase, status=status, detail=detail, remedy=remedy)
+    schema = {"$ref": "#/components/schemas/ProblemDetails"}
+    content = {"application/problem+json": {"schema": schema, "example": example.model_dump()}}
+    return {"description": HTTPStatus(status).phrase, "content": content}
+
+
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    401: _describe_problem(401, "The bearer token is missing or wrong.", "Send one of DRIFT_API_KEYS."),
+    404: _describe_problem(404, "There is no job '20260101-120000-0123ab'.", "GET /v1/jobs lists them."),
+    409: _describe_problem(409, "Job 20260101-120000-0123ab has already failed.", "Submit it again as a new job."),
+    422: _describe_problem(422, "own.csv, line 7, field answer: missing.", "A row has problem and answer."),
+    "default": {"description": "Problem details", "model": ProblemDetails},
+}
+"""What any route of an API may answer, for its documentation."""
 
 
 def problem(
@@ -190,6 +220,10 @@ def equip(
         if error.status_code == 413:
             return _too_large(max_body)
         return problem(error.status_code, error.detail, headers=dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def _(_request: Request, _error: Exception) -> Response:
+        return problem(500, "An internal error.", remedy="See the service's log, and report it.")
 
     @app.get("/health", tags=["probes"])
     async def health() -> dict[str, str]:

@@ -5,11 +5,10 @@ import os
 import signal
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from typing import Annotated
 
 import httpx
-from fastapi import FastAPI, Header, Path, Query, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from httpx_aiohttp import AiohttpTransport
 from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
@@ -19,45 +18,30 @@ from services.rollout.conductor import Conductor
 from services.rollout.dashboard import OPEN_PATHS, add_dashboard
 from services.rollout.engines.policy import Policies
 from services.rollout.engines.pool import KEEP_ALIVE_S, Engines
-from services.rollout.events import check_event_id, follow
 from services.rollout.grader import Grader
 from services.rollout.history import History
 from services.rollout.intake import Intake
 from services.rollout.jobs import Jobs
-from services.rollout.records import Filter, Records, TrajectoryPage
+from services.rollout.records import Records
+from services.rollout.routes.jobs import build_job_routes
+from services.rollout.routes.presets import build_preset_routes
+from services.rollout.routes.recorded import build_recorded_routes
 from services.rollout.settings import RolloutSettings
 from services.rollout.steps import Steps
 from services.rollout.turns import Turns
 from services.rollout.worker import Worker
-from shared.job import JobSpec, JobStatus
-from shared.schema import Schema
 from shared.settings import load_settings
 from shared.stream import connect
 from shared.telemetry import configure_logging, get_logger
 from shared.tracing import configure_tracing
 from shared.verifier_client import VerifierClient
-from shared.web import PROBES, equip, problem
+from shared.web import PROBES, PROBLEM_RESPONSES, equip, problem
 
 VERIFIER_ATTEMPTS = 60
 """Some five minutes with their pauses: a verifier that restarts is waited for."""
 
 STOP_TRIES = 8
 log = get_logger(__name__)
-
-JobId = Annotated[str, Path(pattern=r"^[0-9]{8}-[0-9]{6}-[0-9a-f]{6}$")]
-
-
-class Accepted(Schema):
-    """A job that has been queued."""
-
-    id: str
-    state: str
-
-
-class JobList(Schema):
-    """The newest first."""
-
-    jobs: list[JobStatus]
 
 
 def _end_with(task: asyncio.Task[None]) -> None:
@@ -128,6 +112,11 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
         app, settings, redis=redis, jobs=jobs, history=history, records=records, archive=archive, check=intake.check
     )
 
+    @app.exception_handler(RedisError)
+    async def _(_request: Request, error: RedisError) -> Response:
+        log.warning("redis_unreachable", error=str(error))
+        return problem(503, "Redis does not answer.", remedy="Try again; see DRIFT_REDIS_URL.")
+
     @app.get("/ready", tags=["probes"], response_model=None)
     async def ready() -> Response:
         """Redis and the verifier answer; engines may come and go."""
@@ -139,74 +128,10 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
             return problem(503, "The verifier does not answer.", remedy="See DRIFT_VERIFIER_URL.")
         return JSONResponse({"status": "ready"})
 
-    @app.post("/v1/jobs", status_code=202, tags=["jobs"])
-    async def submit(
-        spec: JobSpec, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None
-    ) -> Accepted:
-        """Queue a job. Its template and every row at hand are checked first; hub datasets when the job begins."""
-        await intake.check(spec)
-        status = await jobs.create(spec, idempotency_key)
-        return Accepted(id=status.id, state=status.state)
-
-    @app.get("/v1/jobs", tags=["jobs"])
-    async def list_jobs(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> JobList:
-        """The newest jobs."""
-        return JobList(jobs=await jobs.recent(limit))
-
-    @app.get("/v1/jobs/{job}", tags=["jobs"])
-    async def show(job: JobId) -> JobStatus:
-        """Where a job stands, and what it has measured."""
-        return await jobs.get(job)
-
-    @app.get("/v1/jobs/{job}/spec", tags=["jobs"])
-    async def show_spec(job: JobId) -> JobSpec:
-        """What the job was asked to do."""
-        return await jobs.spec(job)
-
-    @app.delete("/v1/jobs/{job}", status_code=202, tags=["jobs"])
-    async def cancel(job: JobId) -> Accepted:
-        """Cancel; the job ends within seconds and leaves no request behind. What it has recorded stays."""
-        status = await jobs.command(job, "cancel")
-        return Accepted(id=status.id, state=status.state)
-
-    @app.post("/v1/jobs/{job}/pause", status_code=202, tags=["jobs"])
-    async def pause(job: JobId) -> Accepted:
-        """Stop rolling out until resumed; a training that runs goes on."""
-        status = await jobs.command(job, "pause")
-        return Accepted(id=status.id, state=status.state)
-
-    @app.post("/v1/jobs/{job}/resume", status_code=202, tags=["jobs"])
-    async def resume(job: JobId) -> Accepted:
-        """Go on with a paused job."""
-        status = await jobs.resume(job)
-        return Accepted(id=status.id, state=status.state)
-
-    @app.get("/v1/jobs/{job}/events", tags=["jobs"], response_class=StreamingResponse)
-    async def list_events(
-        job: JobId,
-        last_event_id: Annotated[str | None, Header(max_length=64)] = None,
-        after: Annotated[str | None, Query(max_length=64)] = None,
-    ) -> StreamingResponse:
-        """Server-sent events until the job ends: `status` (JobStatus), `training` (TrainingStatus), at last `end`.
-
-        They begin after `Last-Event-ID`, or `after` for a client that cannot send the header at first.
-        """
-        await jobs.get(job)
-        return StreamingResponse(
-            follow(redis, job, check_event_id(last_event_id or after)),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store"},
-        )
-
-    @app.get("/v1/jobs/{job}/trajectories", tags=["jobs"])
-    async def list_trajectories(
-        job: JobId,
-        after: Annotated[str | None, Query(max_length=64)] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        part: Annotated[str | None, Query(pattern=r"^(rollout-\d{1,6}|evaluate-\d{1,6}-\d{1,6})$")] = None,
-    ) -> TrajectoryPage:
-        """Trajectories by part, group and k, with return and weight; `after` is the last page's `next`."""
-        spec = await jobs.spec(job)
-        return await records.page(job, spec.returns, after, limit, Filter(part=part))
-
+    for routes in (
+        build_job_routes(jobs, intake, redis),
+        build_recorded_routes(jobs, records, archive),
+        build_preset_routes(settings.data_root),
+    ):
+        app.include_router(routes, responses=PROBLEM_RESPONSES)
     return app

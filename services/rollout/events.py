@@ -25,7 +25,7 @@ def check_event_id(last: str | None) -> str:
     """The id to go on after; from the beginning where none is given. Raises `SpecError`."""
     if last is None:
         return "0-0"
-    if not _ID.fullmatch(last):
+    if not _ID.fullmatch(last) or any(int(part) >= 1 << 64 for part in last.split("-")):
         raise SpecError(f"Last-Event-ID {last[:40]!r} is not an event's id.", remedy="Send the last id received.")
     return last
 
@@ -38,9 +38,13 @@ async def newest_event(redis: Redis, job: str) -> str:
 
 async def follow(redis: Redis, job: str, last: str) -> AsyncIterator[str]:
     """Events after `last` in the text/event-stream format; an event `end` follows the job's last one."""
-    if last == await newest_event(redis, job) and await _is_over(redis, job):
-        yield _END
-        return
+    over = await _is_over(redis, job)  # asked first: whatever it had to say is in the stream by then
+    newest = await newest_event(redis, job)
+    if _order(last) >= _order(newest):
+        if over:
+            yield _END
+            return
+        last = newest
     loop = asyncio.get_running_loop()
     spoke = loop.time()
     while True:
@@ -57,8 +61,16 @@ async def follow(redis: Redis, job: str, last: str) -> AsyncIterator[str]:
             continue
         if loop.time() - spoke > KEEP_ALIVE_S:
             spoke = loop.time()
+            if await _is_over(redis, job):  # it ended between the two looks above
+                yield _END
+                return
             yield ": still there\n\n"
         await asyncio.sleep(POLL_S)
+
+
+def _order(event: str) -> tuple[int, int]:
+    time, _, number = event.partition("-")
+    return int(time), int(number)
 
 
 async def _is_over(redis: Redis, job: str) -> bool:

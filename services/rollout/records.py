@@ -18,7 +18,7 @@ from typing import Annotated
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from services.rollout.archive import STREAM, Archive, Recorded
 from services.rollout.outcomes import VERDICTS, Flags, Floats
@@ -90,6 +90,8 @@ class ReturnParts(Schema):
 class TrajectoryRecord(Schema):
     """One trajectory as the API gives it."""
 
+    model_config = ConfigDict(validate_by_name=True)
+
     id: str
     part: str
     """`rollout-STAGE` or `evaluate-STAGE-DATASET`."""
@@ -101,7 +103,7 @@ class TrajectoryRecord(Schema):
     ending: Ending
     reason: str | None
     success: bool
-    return_: Annotated[float, Field(serialization_alias="return")]
+    return_: Annotated[float, Field(validation_alias="return", serialization_alias="return")]
     return_terms: ReturnParts
     weight: float | None
     """Importance weight among its siblings (paper eq. 13); absent until the group is complete, or if it is spoiled."""

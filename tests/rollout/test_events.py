@@ -40,3 +40,12 @@ async def test_a_wrong_event_id_is_refused(service: httpx.AsyncClient) -> None:
     reply = await service.get(f"/v1/jobs/{job}/events", headers={"Last-Event-ID": "yesterday"})
     assert reply.status_code == 422
     assert "Last-Event-ID" in reply.json()["detail"]
+
+
+async def test_a_client_that_has_heard_everything_is_told_that_the_job_is_over(service: httpx.AsyncClient) -> None:
+    job = await submit(service, sampling={"trajectories": 1})
+    await finish(service, job)
+    last = (await listen(service, job))[-1][0]
+    for id in (last, "18446744073709551615-18446744073709551615"):
+        reply = await service.get(f"/v1/jobs/{job}/events", headers={"Last-Event-ID": id})
+        assert reply.text == "event: end\ndata: {}\n\n"

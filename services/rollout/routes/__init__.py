@@ -1,0 +1,1 @@
+"""The job API, by what is asked for: jobs, what they have recorded, and problem sets."""

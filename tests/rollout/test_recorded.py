@@ -1,0 +1,205 @@
+"""What a job has recorded is found, weighed, reported and exported alike, wherever it lies at the moment."""
+
+import asyncio
+import io
+import json
+import math
+import tarfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from redis.asyncio import Redis
+
+from services.rollout.settings import RolloutSettings
+from services.trainer.ingest import Ingest
+from services.trainer.settings import RecorderSettings
+from shared import keys
+from shared.returns import weigh
+from tests.fakes.engine import FakeEngine, Message
+from tests.rollout.client import PROBLEMS, finish, submit
+
+K = 4
+
+
+def script(messages: list[Message], weights: str) -> str:
+    """Some of a group's trajectories are right at once, some later, some never, some say nothing readable."""
+    script.calls += 1  # pyright: ignore[reportFunctionMemberAccess]
+    return ["B", "A", "no idea", "A", "C of the letters?", "B", "A"][script.calls % 7]  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@asynccontextmanager
+async def recording(redis: Redis, settings: RolloutSettings) -> AsyncIterator[None]:
+    """A recorder beside the service."""
+    task = asyncio.create_task(Ingest(redis, RecorderSettings(runs_root=settings.runs_root, flush_seconds=0.1)).run())
+    yield
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.fixture
+async def job(service: httpx.AsyncClient, engine: FakeEngine) -> str:
+    """A finished job with mixed outcomes; nothing of it has left the stream."""
+    script.calls = 0  # pyright: ignore[reportFunctionMemberAccess]
+    engine.script = lambda messages, weights: script(list(messages), weights)
+    name = await submit(
+        service, sampling={"trajectories": K}, protocol={"max_turns": 3}, evaluate=[{"problems": PROBLEMS[:2]}]
+    )
+    assert (await finish(service, name)).state == "succeeded"
+    return name
+
+
+async def record(redis: Redis, settings: RolloutSettings, job: str) -> None:
+    """Move all of the job's trajectories into the dataset."""
+    async with recording(redis, settings), asyncio.timeout(30):
+        while await redis.xlen(keys.trajectories(job)):
+            await asyncio.sleep(0.02)
+
+
+async def ask(service: httpx.AsyncClient, job: str, route: str, **params: Any) -> Any:
+    return (await service.get(f"/v1/jobs/{job}/{route}", params=params)).raise_for_status().json()
+
+
+async def test_filters_find_what_they_name_before_and_after_recording(
+    service: httpx.AsyncClient, redis: Redis, settings: RolloutSettings, job: str
+) -> None:
+    everything = (await ask(service, job, "trajectories", limit=1000))["trajectories"]
+    rollouts = [one for one in everything if one["part"] == "rollout-0"]
+    assert len(rollouts) == K * len(PROBLEMS) and len(everything) == len(rollouts) + 2
+    expected = {
+        "ending=solved": [one for one in everything if one["success"]],
+        "part=rollout-0&ending=max_turns": [one for one in rollouts if one["ending"] == "max_turns"],
+        "min_turns=2&max_turns=2": [one for one in everything if len(one["turns"]) == 2],
+        "verdict=unparsable": [
+            one for one in everything if any(turn["verdict"] == "unparsable" for turn in one["turns"])
+        ],
+        "min_weight=1.0": [one for one in rollouts if one["weight"] >= 1.0],
+        "max_weight=0.1": [one for one in rollouts if one["weight"] <= 0.1],
+        "policy=base&group=1&part=rollout-0": [one for one in rollouts if one["group"] == 1],
+        "policy=stage-1": [],
+        "text=QUESTION 3": [one for one in everything if "Question 3?" in one["problem"]["problem"]],
+        "text=No Idea": [one for one in everything if any("no idea" in turn["text"] for turn in one["turns"])],
+    }
+    assert all(found for query, found in expected.items() if query != "policy=stage-1")
+    for _ in range(2):
+        for query, wanted in expected.items():
+            found: list[Any] = []
+            after = ""
+            while True:
+                page = (await service.get(f"/v1/jobs/{job}/trajectories?{query}&limit=3&after={after}")).json()
+                found += page["trajectories"]
+                after = page["next"]
+                if after is None:
+                    break
+            assert found == wanted, query
+        await record(redis, settings, job)
+
+
+async def test_weights_under_other_constants_are_those_of_the_formulas(
+    service: httpx.AsyncClient, redis: Redis, settings: RolloutSettings, job: str
+) -> None:
+    rollouts = (await ask(service, job, "trajectories", limit=1000, part="rollout-0"))["trajectories"]
+    waiting = await ask(service, job, "weights", beta=0.5, gamma=0.5, phi=0, **{"lambda": 1.0})
+    await record(redis, settings, job)
+    recorded = await ask(service, job, "weights", beta=0.5, gamma=0.5, phi=0, **{"lambda": 1.0})
+    assert recorded == waiting
+    weights: dict[str, float] = {}
+    for group in range(len(PROBLEMS)):
+        members = [one for one in rollouts if one["group"] == group]
+        values = []
+        for one in members:
+            parsed = [turn["answer"] for turn in one["turns"] if turn["verdict"] != "unparsable"]
+            repeat = 1 - len(set(parsed)) / len(parsed) if parsed else 0
+            values.append(0.5 ** (len(one["turns"]) - 1) * one["success"] - repeat)
+        weights |= {one["id"]: weight for one, weight in zip(members, weigh(values, 0.5), strict=True)}
+    assert sum(recorded["weights"]["counts"]) == recorded["weighted"] == len(weights)
+    sizes = [
+        sum(group) ** 2 / sum(weight**2 for weight in group)
+        for group in ([weights[one["id"]] for one in rollouts if one["group"] == place] for place in range(6))
+    ]
+    assert recorded["effective_sample_size"]["mean"] == pytest.approx(sum(sizes) / len(sizes))
+    assert recorded["effective_sample_size"]["min"] == pytest.approx(min(sizes))
+    before = {one["id"]: one["weight"] for one in rollouts}
+    assert recorded["gaining"] == sum(weights[id] > before[id] + 1e-9 for id in weights)
+    best = max(weights, key=lambda one: weights[one] - before[one])
+    assert recorded["gains"][0]["id"] == best
+    assert recorded["gains"][0]["after"] == pytest.approx(weights[best])
+    solved = [sum(one["success"] for one in rollouts if one["group"] == group) for group in range(6)]
+    composition = recorded["composition"]
+    assert composition["complete"] == 6
+    assert composition["mixed"] == sum(0 < count < K for count in solved)
+    status = (await service.get(f"/v1/jobs/{job}")).json()
+    assert status["rollouts"][0]["composition"] == composition
+    star = await ask(service, job, "weights", objective="star")
+    assert star["weighted"] == sum(one["success"] and len(one["turns"]) == 2 for one in rollouts)
+
+
+async def test_a_report_has_the_measures_with_intervals_and_reads_well(service: httpx.AsyncClient, job: str) -> None:
+    report = await ask(service, job, "report")
+    figures = report["rollouts"][0]["figures"]
+    assert figures["trajectories"] == figures["total"] == K * len(PROBLEMS)
+    for (low, high), share in zip(report["rollouts"][0]["interval"], figures["measures"]["multi_at"], strict=True):
+        assert 0 <= low <= share <= high <= 1
+    assert [one["measures"]["n"] for one in report["evaluations"]] == [2]
+    assert [one["step"] for one in report["timings"]] == ["prepare", "evaluate", "rollout"]
+    for query, accepted in (("?format=md", "*/*"), ("", "text/markdown")):
+        reply = await service.get(f"/v1/jobs/{job}/report{query}", headers={"Accept": accepted})
+        assert reply.headers["content-type"].startswith("text/markdown")
+        assert f"({job}): succeeded" in reply.text
+        assert "| multi@3 |" in reply.text and "## Rollouts" in reply.text and "all wrong" in reply.text
+    metrics = await ask(service, job, "metrics.json")
+    assert [part["part"] for part in metrics["parts"]] == ["evaluate-0-0", "rollout-0"]
+    assert metrics["parts"][1] == figures
+
+
+async def test_an_export_holds_every_trajectory_once_in_each_format(
+    service: httpx.AsyncClient, redis: Redis, settings: RolloutSettings, job: str, tmp_path: Path
+) -> None:
+    everything = (await ask(service, job, "trajectories", limit=1000))["trajectories"]
+    expected = {(one["part"], one["group"], one["k"]): (one["return"], one["weight"]) for one in everything}
+    for _ in range(2):
+        lines = [json.loads(line) for line in (await service.get(f"/v1/jobs/{job}/export")).text.splitlines()]
+        table = pq.read_table(io.BytesIO((await service.get(f"/v1/jobs/{job}/export?format=parquet")).content))
+        for rows in (lines, table.to_pylist()):
+            found = {(_part(row), row["group"], row["k"]): (row["return"], row["weight"]) for row in rows}
+            assert len(rows) == len(found)
+            assert found.keys() == expected.keys()
+            for place, (value, weight) in found.items():
+                assert value == pytest.approx(expected[place][0])
+                assert weight == (None if expected[place][1] is None else pytest.approx(expected[place][1]))
+        assert lines[0]["turns"][0]["token_ids"] and lines[0]["problem"]["answer"] == ["B"]
+        await record(redis, settings, job)
+
+
+async def test_an_exported_folder_is_a_hugging_face_dataset(
+    service: httpx.AsyncClient, redis: Redis, settings: RolloutSettings, job: str, tmp_path: Path
+) -> None:
+    await record(redis, settings, job)
+    reply = await service.get(f"/v1/jobs/{job}/export?format=hf")
+    assert reply.headers["content-disposition"] == f'attachment; filename="{job}.tar"'
+    with tarfile.open(fileobj=io.BytesIO(reply.content)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    cache = str(tmp_path / "cache")
+    rollouts = load_dataset(str(tmp_path / job), split="train", cache_dir=cache)
+    assert len(rollouts) == K * len(PROBLEMS)
+    assert {"turns", "return", "weight", "problem"} <= set(rollouts.column_names)
+    assert math.isclose(sum(rollouts["weight"]), len(rollouts))
+    evaluation = load_dataset(str(tmp_path / job), "evaluate-0-0", split="train", cache_dir=cache)
+    assert evaluation["weight"][:] == [None, None]
+
+
+def _part(row: dict[str, Any]) -> str:
+    return f"rollout-{row['stage']}" if row["phase"] == "rollout" else f"evaluate-{row['stage']}-{row['dataset']}"
+
+
+async def test_a_job_without_rollouts_has_no_weights_and_an_empty_export(service: httpx.AsyncClient) -> None:
+    job = await submit(service, dataset=None, evaluate=[{"problems": PROBLEMS[:1]}])
+    await finish(service, job)
+    reply = await service.get(f"/v1/jobs/{job}/weights")
+    assert (reply.status_code, reply.json()["title"]) == (404, "Not Found")
+    assert (await service.get(f"/v1/jobs/{job}/export?part=rollout-0")).text == ""
