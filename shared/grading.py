@@ -19,6 +19,9 @@ MAX_TEXT = 1 << 18
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
+Several = Annotated[list[Text], Field(min_length=1, max_length=64)]
+"""Gold answers of which any will do, or an item's options."""
+
 Kind = Literal["math", "choice", "string"]
 """How an answer is graded: mathematical equivalence, an option's letter, or the paper scripts' string equality."""
 
@@ -47,10 +50,10 @@ class VerifyItem(Schema):
     id: Annotated[str, Field(max_length=256)]
     kind: Kind = "math"
     response: Text
-    answer: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+    answer: Text | Several
     letters: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """The item's own option letters, e.g. "ABCD"; for `choice` only."""
-    choices: Annotated[list[Text], Field(min_length=1, max_length=64)] | None = None
+    choices: Several | None = None
     """The options' texts in order; gives the letters where `letters` is absent; for `choice` only."""
     deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = None
     """Longest time to grade this item, counted from its dispatch to a worker; the server's default when absent."""

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from services.verifier.openrlhf import reward
 from services.verifier.service import Verifier
-from shared.grading import Text, VerifyItem
+from shared.errors import SpecError
+from shared.grading import MAX_TEXT, Several, Text, VerifyItem
 
 router = APIRouter(tags=["drop-in"])
 
@@ -47,8 +48,8 @@ class GymRequest(Open):
     """The rollout and the task's own answer; `options` (texts in order) make it multiple choice."""
 
     response: Completion
-    expected_answer: Text | list[Text]
-    options: list[Text] | None = None
+    expected_answer: Text | Several
+    options: Several | None = None
 
 
 class GymReply(GymRequest):
@@ -82,6 +83,8 @@ async def verify(request: Request, body: Annotated[GymRequest, Body(openapi_exam
     """Reward 1 for a correct answer, 0 for any other; `verdict` tells a wrong answer from an ungraded one."""
     verifier: Verifier = request.app.state.verifier
     said = [output.text() for output in body.response.output if output.type == "message" and output.role == "assistant"]
+    if said and len(said[-1]) > MAX_TEXT:
+        raise SpecError(f"The message has more than {MAX_TEXT} characters.", remedy="Send its end, with the answer.")
     item = VerifyItem(
         id="0",
         kind="choice" if body.options else "math",
@@ -90,6 +93,5 @@ async def verify(request: Request, body: Annotated[GymRequest, Body(openapi_exam
         choices=body.options,
     )
     result = (await verifier.verify([item]))[0]
-    return GymReply(
-        **body.model_dump(), reward=reward(result), extracted_answer=result.extracted, verdict=result.verdict
-    )
+    graded = {"reward": reward(result), "extracted_answer": result.extracted, "verdict": result.verdict}
+    return GymReply.model_validate(body.model_dump() | graded)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from services.verifier.service import Verifier
 from shared.errors import SpecError
-from shared.grading import MAX_BATCH, Text, Verdict, VerifyItem, VerifyResult
+from shared.grading import MAX_BATCH, Several, Text, Verdict, VerifyItem, VerifyResult
 
 router = APIRouter(tags=["drop-in"])
 
@@ -26,7 +26,7 @@ ASSISTANT = re.compile(
     r"<\|im_start\|>assistant\s|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model\s|\[/INST\]|<｜Assistant｜>|<\|assistant\|>"
 )
 
-Label = Text | int | float | list[Text]
+Label = Text | int | float | Several
 
 
 class Sequences(BaseModel):

@@ -72,6 +72,7 @@ class FakeEngine:
     requests: list[dict[str, object]] = field(default_factory=list)
     sessions: list[str | None] = field(default_factory=list)
     """The affinity header of each request."""
+    traceparents: list[str | None] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
     running: int = 0
     waiting: int = 0
@@ -178,6 +179,7 @@ def build_app(engine: FakeEngine) -> FastAPI:
     async def complete(request: Request) -> Response:
         """Like vLLM, drops a request whose client has gone."""
         engine.sessions.append(request.headers.get("x-session-id"))
+        engine.traceparents.append(request.headers.get("traceparent"))
         work = asyncio.create_task(engine.complete(await request.json()))
         gone = asyncio.ensure_future(request.receive())
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -127,6 +127,20 @@ def test_malformed_bodies_are_refused_by_the_verifier(verifier: httpx.Client) ->
         assert reply.headers["content-type"] == "application/problem+json"
 
 
+def test_gold_answers_that_are_none_are_refused_and_a_strangers_field_is_not_mistaken(verifier: httpx.Client) -> None:
+    for path, body in [
+        ("/get_reward", {"prompt": "", "response": "", "label": []}),
+        ("/get_reward", {"query": ["x"], "prompts": [], "labels": [[]]}),
+        ("/verify", {"expected_answer": [], "response": {"output": []}}),
+        ("/verify", {"expected_answer": "1", "options": [], "response": {"output": []}}),
+        ("/verify", {"expected_answer": "1", "response": {"output": [{"content": [{"text": "x" * 200_000}] * 2}]}}),
+    ]:
+        reply = verifier.post(path, json=body, headers=TOKEN)
+        assert reply.status_code == 422, (path, reply.text)
+    body = {"expected_answer": "1", "response": {"output": [{"content": r"\boxed{1}"}]}, "reward": 7, "verdict": "x"}
+    assert verifier.post("/verify", json=body, headers=TOKEN).json()["reward"] == 1
+
+
 async def test_malformed_bodies_are_refused_by_the_rollout_service(service: httpx.AsyncClient) -> None:
     for body in MALFORMED:
         reply = await service.post("/v1/jobs", content=body, headers=JSON)
