@@ -233,7 +233,7 @@ class Control:
             raise EngineDown(f"The engine at {self.url} does not answer {path}: {type(error).__name__}.") from error
         if reply.status_code == 404:
             raise Refused(
-                f"The engine at {self.url} has no {path}: it cannot take new weights.",
+                f"The engine at {self.url} cannot take new weights: it answers {path} with 404 ({reply.text[:200]}).",
                 remedy=remedy or "Start vLLM with VLLM_SERVER_DEV_MODE=1, on a network that only this service reaches.",
             )
         if reply.status_code >= 400:
