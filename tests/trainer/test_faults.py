@@ -24,8 +24,8 @@ pytestmark = pytest.mark.slow
 
 async def test_no_kill_changes_a_bit_of_the_final_weights(tmp_path: Path) -> None:
     rng = random.Random(KILLS)
-    train = TrainSpec(steps=10 + 8 * KILLS, batch_size=8, learning_rate=1e-3)
-    settings = {"DRIFT_TRAINING_ATTEMPTS": "1000"}
+    train = TrainSpec(steps=10 + 4 * KILLS, batch_size=8, learning_rate=1e-3)
+    settings = {"DRIFT_TRAINING_ATTEMPTS": "1000", "DRIFT_CHECKPOINT_SECONDS": "0.2"}
     model = str(save_model(tmp_path / "model"))
     with serve_valkey() as url:
         arguments = ("--standalone", "--max-restarts", "1000", "--monitor-interval", "0.1")
@@ -48,7 +48,7 @@ async def test_no_kill_changes_a_bit_of_the_final_weights(tmp_path: Path) -> Non
                     if rng.random() < 0.3:  # while it starts
                         await asyncio.sleep(rng.uniform(0, START_S))
                     else:  # while it trains, further on than ever
-                        goal = await step() + rng.randint(1, 4)
+                        goal = await step() + rng.randint(1, 3)
                         async with asyncio.timeout(120):
                             while await step() < goal:
                                 await asyncio.sleep(0.01)

@@ -23,6 +23,7 @@ from tests.trainer.tiny import make_groups
 GROUPS = 12
 TRAIN = TrainSpec(steps=30, batch_size=8, learning_rate=3e-3)
 ROOT = Path(__file__).parents[2]
+_STANDSTILL_S = 120.0
 
 
 @dataclass
@@ -133,12 +134,16 @@ async def read_status(redis: Redis, job: str) -> TrainingStatus | None:
 async def wait_for(
     redis: Redis, trainer: Trainer, job: str, *states: TrainingState, step: int = 0, message: str = ""
 ) -> TrainingStatus:
-    """The job's status once it is as asked; fails when torchrun has ended."""
-    async with asyncio.timeout(150):
+    """The job's status once it is as asked; fails when torchrun has ended, or when nothing moves for long."""
+    before = None
+    async with asyncio.timeout(_STANDSTILL_S) as deadline:
         while True:
             alive = trainer.process.is_running() and trainer.process.status() != psutil.STATUS_ZOMBIE
             assert alive, f"torchrun ended: {trainer.log.read_text()[-3000:]}"
             status = await read_status(redis, job)
+            if status != before:
+                before = status
+                deadline.reschedule(asyncio.get_running_loop().time() + _STANDSTILL_S)
             if status and status.state in states and status.step >= step and message in (status.message or ""):
                 return status
             await asyncio.sleep(0.02)
