@@ -38,8 +38,9 @@ demo: $(READY) ## Train a small model to get better at trying again, start to en
 test: $(READY) ## All tests: unit, properties, loop, and the real engine end to end
 	$(BIN)/python -m pytest
 
-test-faults: $(READY) ## A hundred SIGKILLs over all processes of the rollout side
+test-faults: $(READY) ## A hundred SIGKILLs over the rollout side's processes, fifty over a training's
 	DRIFT_FAULTS=100 $(BIN)/python -m pytest tests/rollout/test_faults.py
+	DRIFT_FAULTS=50 $(BIN)/python -m pytest tests/trainer/test_faults.py
 
 test-docker: $(READY) ## The stack in real containers: built, killed, scaled, kept, removed
 	tests/docker/run.sh

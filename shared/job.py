@@ -355,10 +355,16 @@ class TrainingStatus(Schema):
     step: int = 0
     steps: int = 0
     loss: float | None = None
+    """The weighted loss of the last step (paper eqs. 14, 15)."""
+    nll: float | None = None
+    """Mean -log p of its supervised tokens, whatever their weight."""
     grad_norm: float | None = None
+    """Before clipping."""
     learning_rate: float | None = None
     tokens_per_s: float | None = None
     """Trained tokens (context and response) a second."""
+    mfu: float | None = None
+    """Model FLOPs utilisation: share of the ranks' peak rate that the sequences' own computation was."""
     trajectories: int = 0
     """Trajectories in the dataset that may carry weight."""
     skipped: int = 0

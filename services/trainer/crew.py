@@ -1,12 +1,15 @@
 """The ranks at work on orders: rank 0 gives one, every rank obeys it, rank 0 included."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from services.trainer.checkpoint import Cursor, Saver
 from services.trainer.executor import Executor, StepResult, TrainingError
+from services.trainer.flops import FlopMeter
 from services.trainer.orders import ORDER, Begin, Dtype, End, Export, Idle, Measure, Order, Quit, Save, Step
+from services.trainer.population import Example
 from services.trainer.ranks import Ranks
 from services.trainer.settings import TrainerSettings
 from shared.telemetry import get_logger
@@ -21,6 +24,7 @@ class Crew:
         self._ranks = ranks
         self._saver = Saver(ranks, settings.checkpoints_kept, settings.collective_timeout_s)
         self._executor: Executor | None = None
+        self._meter: FlopMeter | None = None
 
     @property
     def size(self) -> int:
@@ -39,7 +43,14 @@ class Crew:
     def begin(self, order: Begin) -> Dtype:
         """Rank 0: begin a training; returns the dtype that it computes in."""
         self.give(order)
-        return self._at_work().dtype
+        executor = self._at_work()
+        self._meter = FlopMeter(executor.model, executor.dtype, self._ranks)
+        return executor.dtype
+
+    def utilisation(self, examples: Iterable[Example], seconds: float) -> float:
+        """Rank 0: MFU of a step over these sequences."""
+        assert self._meter is not None, "a step came before Begin"
+        return self._meter.utilisation(examples, seconds)
 
     def step(self, order: Step) -> StepResult:
         """Rank 0: take one step."""

@@ -37,6 +37,8 @@ class StepResult:
     """What one step did, the same on every rank."""
 
     loss: float
+    nll: float
+    """Mean -log p of the supervised tokens, whatever their weight."""
     grad_norm: float
     tokens: int
     """Trained tokens, context and response, padding not counted."""
@@ -87,7 +89,7 @@ class Executor:
             suspects = _name_suspects(order, losses)
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(len(example.tokens) for share in order.shares for micro in share for example in micro)
-        return StepResult(loss, grad_norm, tokens, time.perf_counter() - began, suspects)
+        return StepResult(loss, _mean_nll(order, losses), grad_norm, tokens, time.perf_counter() - began, suspects)
 
     def export(self, order: Export) -> None:
         """Write the Hugging Face folder."""
@@ -141,6 +143,16 @@ class Executor:
                 remedy="Name a folder or a hub model with safetensors weights that transformers knows.",
             )
         return result
+
+
+def _mean_nll(order: Step, losses: Tensor) -> float:
+    """From each example's part of the loss; one whose weight is lost to rounding does not count."""
+    examples = [example for share in order.shares for micro in share for example in micro]
+    parts = [
+        (loss / one.coefficient, one) for loss, one in zip(losses.tolist(), examples, strict=True) if one.coefficient
+    ]
+    tokens = sum(stop - start for _, one in parts for start, stop in one.spans)
+    return math.fsum(nll for nll, _ in parts) / max(1, tokens)
 
 
 def _name_suspects(order: Step, losses: Tensor) -> list[str]:

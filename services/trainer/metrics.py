@@ -6,11 +6,16 @@ Rank 0 serves it where DRIFT_TRAINER_METRICS says.
 from prometheus_client import Counter, Gauge, start_http_server
 
 from shared.job import TrainingState, TrainingStatus
+from shared.telemetry import get_logger
+
+_log = get_logger(__name__)
 
 _VALUES = {
     "step": Gauge("drift_training_step", "Steps done of the training at hand"),
     "steps": Gauge("drift_training_steps", "Steps that it has"),
     "loss": Gauge("drift_training_loss", "Weighted loss of its last step"),
+    "nll": Gauge("drift_training_nll", "Mean -log p of its supervised tokens, whatever their weight"),
+    "mfu": Gauge("drift_training_mfu", "Model FLOPs utilisation of its last step"),
     "grad_norm": Gauge("drift_training_grad_norm", "Gradient norm of its last step, before clipping"),
     "learning_rate": Gauge("drift_training_learning_rate", "Learning rate of its last step"),
     "tokens_per_s": Gauge("drift_training_tokens_per_second", "Trained tokens a second in its last step"),
@@ -22,9 +27,12 @@ _ENDED = Counter("drift_trainings_ended", "Trainings by how they ended", ["state
 
 
 def serve_metrics(address: str) -> None:
-    """Answer `/metrics` at host:port from a thread of its own, until the process ends."""
+    """Answer `/metrics` at host:port from a thread of its own; an address that is taken costs the metrics only."""
     host, _, port = address.rpartition(":")
-    start_http_server(int(port), host)
+    try:
+        start_http_server(int(port), host)
+    except OSError as error:
+        _log.warning("no metrics, see DRIFT_TRAINER_METRICS", address=address, error=str(error))
 
 
 def show_training(status: TrainingStatus) -> None:

@@ -24,6 +24,7 @@ from services.trainer.plan import Plan, make_plan, split_batch
 from services.trainer.population import Population
 from services.trainer.settings import TrainerSettings
 from services.trainer.supply import Supply
+from services.trainer.watchers import StepRecord, Watchers, watch
 from services.trainer.weights import identify
 from shared.errors import Unavailable
 from shared.job import TrainingState, TrainingStatus, TrainingTask, TrainSpec
@@ -102,25 +103,37 @@ class Training:
                 remedy="Bring the old weights back, or submit the job anew.",
             )
         _log.info("training", job=task.job, stage=task.stage, step=self._step, steps=plan.steps, dtype=dtype)
-        while self._step < plan.steps:
+        watchers = watch(task, self._stage, self._step)
+        try:
+            return self._train(watchers)
+        finally:
+            watchers.close()
+
+    def note_fault(self, fault: str) -> None:
+        """Leave word for the next attempt."""
+        self._note(fault=fault)
+
+    def _train(self, watchers: Watchers) -> bool:
+        task = self._task
+        while self._step < self._plan.steps:
             if self._courier.is_cancelled(task.job):
                 self._crew.give(End())
                 checkpoint.prune(self._stage, 0, task)
                 self._report(state=TrainingState.CANCELLED)
                 return True
-            lacking = not plan.has(self._step)
+            lacking = not self._plan.has(self._step)
             if self._stop.is_set() or (lacking and self._yielding()):
                 self._pause()
                 return False
             if lacking:
                 self._wait_for_data()
                 continue
-            self._measure(plan)
+            self._measure(self._plan)
             with span("step", step=self._step):
-                self._take_step(plan)
-            if self._step < plan.steps and time.monotonic() - self._saved >= self._settings.checkpoint_seconds:
+                self._take_step(watchers)
+            if self._step < self._plan.steps and time.monotonic() - self._saved >= self._settings.checkpoint_seconds:
                 self._save()
-        self._measure(plan)
+        self._measure(self._plan)
         folder = self._stage / "export"
         self._crew.give(Export(folder=str(folder), card=write_card(task, self.status)))
         if self._settings.keep_training_state:
@@ -129,10 +142,6 @@ class Training:
         return self._succeed(
             self.status.model_copy(update={"state": TrainingState.SUCCEEDED, "checkpoint": str(folder)})
         )
-
-    def note_fault(self, fault: str) -> None:
-        """Leave word for the next attempt."""
-        self._note(fault=fault)
 
     def _grow_plan(self) -> None:
         """Add what has been recorded meanwhile; what is not streamed begins with all of its data."""
@@ -172,9 +181,10 @@ class Training:
             self._crew.give(Idle())
             self._stop.wait(_DATA_POLL_S)
 
-    def _take_step(self, plan: Plan) -> None:
-        step = self._step + 1
-        shares = split_batch(plan.batch(self._step), self._crew.size, self._settings.micro_batch_tokens)
+    def _take_step(self, watchers: Watchers) -> None:
+        step, plan = self._step + 1, self._plan
+        batch = plan.batch(self._step)
+        shares = split_batch(batch, self._crew.size, self._settings.micro_batch_tokens)
         learning_rate = schedule(step, plan.steps, self._task.train)
         limit = limit_norm(self._norms, self._task.train)
         result = self._crew.step(Step(step=step, learning_rate=learning_rate, shares=shares, norm_limit=limit))
@@ -184,12 +194,25 @@ class Training:
         self._step = step
         self._losses.append(result.loss)
         self._norms.append(result.grad_norm)
-        self._report(
+        record = StepRecord(
+            time=time.time(),
             step=step,
+            steps=plan.steps,
             loss=result.loss,
+            nll=result.nll,
             grad_norm=result.grad_norm,
             learning_rate=learning_rate,
+            tokens=result.tokens,
+            seconds=result.seconds,
             tokens_per_s=result.tokens / result.seconds,
+            mfu=self._crew.utilisation(batch, result.seconds),
+            skipped_mass=plan.population.skipped_mass,
+            effective_sample_size=plan.population.effective_sample_size,
+        )
+        watchers.record(record)
+        shown = {"step", "loss", "nll", "grad_norm", "learning_rate", "tokens_per_s", "mfu"}
+        self._report(
+            **record.model_dump(include=shown),
             losses=list(self._losses),
             message=None,
             checkpoint_fault=self._crew.checkpoint_fault,

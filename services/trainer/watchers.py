@@ -1,4 +1,4 @@
-"""Who watches a training besides its status in Redis: a file of JSON lines, Prometheus, TensorBoard, Weights & Biases.
+"""Who watches a training besides its status in Redis and `/metrics`: JSON lines, TensorBoard, Weights & Biases.
 
 A watcher that fails is dropped with a word in the log; it never stops a training. All of them are told
 where a resumed training goes on, so that each step is on record once.
@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from prometheus_client import Gauge
 from pydantic import ValidationError
 from tensorboardX import SummaryWriter
 
@@ -87,33 +86,11 @@ def _is_before(line: str, step: int) -> bool:
         return False
 
 
-_MEASURES = [name for name in StepRecord.model_fields if name not in ("time", "steps")]
-_GAUGES = {
-    name: Gauge(f"drift_training_{name}", StepRecord.model_fields[name].description or name, ["job", "stage"])
-    for name in _MEASURES
-}
-
-
-class Prometheus:
-    """Gauges `drift_training_*{job,stage}`, there while the training runs."""
-
-    def __init__(self, task: TrainingTask) -> None:
-        self._labels = (task.job, str(task.stage))
-
-    def record(self, record: StepRecord) -> None:
-        for name, value in (record.measures() | {"step": record.step}).items():
-            _GAUGES[name].labels(*self._labels).set(value)
-
-    def close(self) -> None:
-        for gauge in _GAUGES.values():
-            gauge.remove(*self._labels)
-
-
 class TensorBoard:
     """Event files: `tensorboard --logdir RUNS_ROOT` shows all trainings."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10, filename_suffix=f".{step}")
 
     def record(self, record: StepRecord) -> None:
         for name, value in record.measures().items():
@@ -177,7 +154,6 @@ def watch(task: TrainingTask, stage: Path, step: int) -> Watchers:
     """Watchers of a training that goes on after `step` steps; their files are in its folder."""
     makers: list[Callable[[], Watcher]] = [
         lambda: JsonLines(stage / "train.jsonl", step),
-        lambda: Prometheus(task),
         lambda: TensorBoard(stage / "tensorboard", step),
     ]
     if os.environ.get("WANDB_API_KEY"):

@@ -48,7 +48,6 @@ class Trainer:
             "DRIFT_RUNS_ROOT": str(self.runs_root),
             "DRIFT_TRAINER_DTYPE": "float32",
             "DRIFT_TRAINER_THREADS": "1",
-            "DRIFT_TRAINER_METRICS_PORT": "0",
             "DRIFT_CHECKPOINT_SECONDS": "0",
             "DRIFT_MICRO_BATCH_TOKENS": "64",
             "OMP_NUM_THREADS": "1",
