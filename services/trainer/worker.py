@@ -3,7 +3,7 @@
 A task stays pending until its final status is written, so that a crash of anything leads to the same task again.
 A failed task is reported and the worker goes on. A rank that dies takes the others with it; torchrun starts them
 again, and the training resumes, a limited number of times from the same step. SIGTERM saves the training at hand
-and ends with exit code 0; SIGUSR1 writes every thread's stack to stderr.
+and ends each rank with exit code 0; SIGUSR1 writes every thread's stack to stderr.
 """
 
 import faulthandler
