@@ -1,9 +1,10 @@
 """The rollout service's API for the command line: typed answers, and errors that carry the service's remedy."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Self
+from urllib.parse import urlencode
 
 import httpx
 from pydantic import ValidationError
@@ -28,7 +29,7 @@ class _Accepted(Schema):
     state: str
 
 
-class _JobList(Schema):
+class _JobList(Schema, extra="ignore"):
     jobs: list[JobStatus]
 
 
@@ -49,14 +50,17 @@ class JobClient:
         """Submit a job; its id."""
         return await self.submit_json(spec.model_dump_json(exclude_defaults=True))
 
-    async def submit_json(self, body: str | bytes) -> str:
+    async def submit_json(self, body: str | bytes, idempotency_key: str | None = None) -> str:
         """Submit a job written as JSON, which the service checks; its id."""
-        reply = await self._ask("POST", "/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        if idempotency_key:
+            headers["Idempotency-Key"] = idempotency_key
+        reply = await self._ask("POST", "/v1/jobs", content=body, headers=headers)
         return _Accepted.model_validate_json(reply.content).id
 
-    async def list(self) -> list[JobStatus]:
+    async def list(self, limit: int = 100) -> list[JobStatus]:
         """The newest jobs, the newest first."""
-        return _JobList.model_validate_json((await self._ask("GET", "/v1/jobs")).content).jobs
+        return _JobList.model_validate_json((await self._ask("GET", f"/v1/jobs?limit={limit}")).content).jobs
 
     async def get(self, job: str) -> JobStatus:
         """One job."""
@@ -68,7 +72,36 @@ class JobClient:
 
     async def cancel(self, job: str) -> None:
         """Ask the service to cancel a job."""
-        await self._ask("DELETE", f"/v1/jobs/{job}")
+        await self.command("DELETE", job)
+
+    async def command(self, method: str, job: str, route: str = "") -> bytes:
+        """Cancel, pause or resume a job; the service's answer."""
+        return (await self._ask(method, f"/v1/jobs/{job}{route}")).content
+
+    async def spec(self, job: str) -> JobSpec:
+        """What a job was asked to do."""
+        return JobSpec.model_validate_json((await self._ask("GET", f"/v1/jobs/{job}/spec")).content)
+
+    async def weights(self, job: str, asked: Mapping[str, str | float]) -> bytes:
+        """The weights of a job's rollouts under other constants, as the service gives them."""
+        return (await self._ask("GET", f"/v1/jobs/{job}/weights?{urlencode(asked)}")).content
+
+    async def presets(self) -> bytes:
+        """The problem sets that a job can name, as the service gives them."""
+        return (await self._ask("GET", "/v1/presets")).content
+
+    async def export(self, job: str, format: str, part: str | None) -> AsyncIterator[bytes]:
+        """A job's trajectories, piece by piece."""
+        asked = urlencode({"format": format} | ({"part": part} if part else {}))
+        try:
+            async with self._http.stream("GET", f"/v1/jobs/{job}/export?{asked}") as reply:
+                if reply.is_error:
+                    await reply.aread()
+                    raise _read_problem(reply)
+                async for piece in reply.aiter_bytes():
+                    yield piece
+        except httpx.TransportError as error:
+            raise self._silent(error) from None
 
     async def _ask(
         self, method: str, path: str, *, content: str | bytes | None = None, headers: dict[str, str] | None = None
@@ -76,13 +109,16 @@ class JobClient:
         try:
             reply = await self._http.request(method, path, content=content, headers=headers)
         except httpx.TransportError as error:
-            raise Unavailable(
-                f"The rollout service at {self._http.base_url} does not answer ({type(error).__name__}).",
-                remedy="Start it with `drift up`, or name it with DRIFT_ROLLOUT_PORT or --url.",
-            ) from None
+            raise self._silent(error) from None
         if reply.is_error:
             raise _read_problem(reply)
         return reply
+
+    def _silent(self, error: httpx.TransportError) -> Unavailable:
+        return Unavailable(
+            f"The rollout service at {self._http.base_url} does not answer ({type(error).__name__}).",
+            remedy="Start it with `drift up`, or name it with DRIFT_ROLLOUT_PORT or --url.",
+        )
 
 
 class _Problem(Schema, extra="ignore"):

@@ -27,7 +27,7 @@ SILENCE_S = 120.0
 class JobProgress:
     """Shows one job; use as a context manager and call `update` with each new status."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, shown: bool = True) -> None:
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -40,7 +40,9 @@ class JobProgress:
             console=console,
             transient=True,
             refresh_per_second=2,
+            disable=not shown,
         )
+        self._shown = shown
         self._label: str | None = None
         self._bar: TaskID | None = None
         self._begun = 0.0
@@ -82,6 +84,8 @@ class JobProgress:
         self.seconds[label] = self.seconds.get(label, 0.0) + seconds
         if self._bar is not None:
             self._bars.remove_task(self._bar)
+        if not self._shown:
+            return
         mark = "[red]✗" if status.state in (State.FAILED, State.CANCELLED) else "[green]✓"
         self._bars.console.print(f"{mark}[/] {label}: {self._total} in {seconds:.0f} s", highlight=False)
 

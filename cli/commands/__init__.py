@@ -1,0 +1,1 @@
+"""The commands of `drift`, by what they are about."""

@@ -1,0 +1,97 @@
+"""The job commands against a running service, as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.main import get_command
+
+from cli.main import app
+from services.rollout.app import create_app
+from services.rollout.settings import RolloutSettings
+from tests.fakes.engine import Serving
+from tests.rollout.client import PROBLEMS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def url(settings: RolloutSettings) -> Iterator[str]:
+    with Serving(create_app(settings)) as served:
+        yield served
+
+
+def drift(*arguments: str, cwd: Path, given: str | None = None) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *arguments],
+        cwd=cwd, input=given, capture_output=True, text=True, timeout=120, env=environment, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_job_goes_from_a_yaml_file_to_its_export_and_to_another_training(url: str, tmp_path: Path) -> None:
+    spec = {"name": "mine", "dataset": {"problems": PROBLEMS}, "sampling": {"trajectories": 2}}
+    (tmp_path / "job.yaml").write_text(f"# a comment\n{yaml.safe_dump(spec)}")
+    first, again = (drift("submit", "job.yaml", "--key", "once", "--url", url, cwd=tmp_path) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    job = first.stdout.strip()
+    assert again.stdout.strip() == job
+
+    watched = drift("watch", job, "--json", "--url", url, cwd=tmp_path)
+    assert watched.returncode == 0, watched.stderr
+    assert json.loads(watched.stdout)["state"] == "succeeded"
+    assert job in drift("jobs", "--url", url, cwd=tmp_path).stdout
+
+    saved = drift("export", job, "--format", "parquet", "-o", "out.parquet", "--json", "--url", url, cwd=tmp_path)
+    assert json.loads(saved.stdout)["path"] == "out.parquet"
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 2 * len(PROBLEMS)
+    twice = drift("export", job, "--format", "parquet", "-o", "out.parquet", "--url", url, cwd=tmp_path)
+    assert (twice.returncode, "--force" in twice.stderr) == (1, True)
+
+    report = drift("reweight", job, "--beta", "0.5", "--lambda", "1", "--json", "--url", url, cwd=tmp_path)
+    seen = json.loads(report.stdout)
+    assert seen["job"] is None
+    assert (seen["weights"]["returns"]["beta"], seen["weights"]["returns"]["repeat_penalty"]) == (0.5, 1)
+    assert "12 of 12" in drift("reweight", job, "--url", url, cwd=tmp_path).stdout
+
+    training = drift("reweight", job, "--gamma", "0.5", "--objective", "star", "--train", "--json", "--url", url, cwd=tmp_path)  # fmt: skip # noqa: E501
+    other = json.loads(training.stdout)["job"]
+    deadline = time.monotonic() + 60
+    while json.loads(drift("show", other, "--json", "--url", url, cwd=tmp_path).stdout)["phase"] != "train":
+        assert time.monotonic() < deadline
+    assert drift("cancel", other, "--url", url, cwd=tmp_path).returncode == 0
+    assert drift("watch", other, "--url", url, cwd=tmp_path).returncode == 1
+
+
+@pytest.mark.slow
+def test_what_a_user_has_to_mend_is_said_and_ends_with_2(url: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("a: [")
+    for arguments, given, said in [
+        (("submit", "bad.yaml"), None, "neither JSON nor YAML"),
+        (("submit", "-"), "[]", "holds no job"),
+        (("submit", "-"), '{"dataset": {"preset": "nonsense"}}', "There is no preset"),
+        (("show", "20260101-000000-abcdef"), None, "There is no job"),
+        (("export", "20260101-000000-abcdef"), None, "There is no job"),
+        (("reweight", "20260101-000000-abcdef"), None, "There is no job"),
+    ]:
+        ended = drift(*arguments, "--url", url, cwd=tmp_path, given=given)
+        assert (ended.returncode, said in ended.stderr) == (2, True), f"{arguments}: {ended.stderr}"
+        assert "Traceback" not in ended.stderr
+    assert list(tmp_path.glob(".*.part")) == []
+    listed = drift("presets", "--url", url, cwd=tmp_path)
+    assert "gpqa_diamond" in listed.stdout and "gated" in listed.stdout
+
+
+def test_every_job_command_shows_an_example_and_speaks_to_machines() -> None:
+    commands = get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    for name in ("submit", "jobs", "show", "watch", "cancel", "pause", "resume", "export", "reweight", "presets"):
+        assert f"Example: drift {name}" in commands[name].help, name
+        assert any("--json" in option.opts for option in commands[name].params), name
