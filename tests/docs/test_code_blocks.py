@@ -160,9 +160,9 @@ def _only_checked(words: list[str]) -> bool:
             return True
         case ["docker", "compose", *_] | ["git", *_] | ["kubectl", *_] | ["sbatch", *_]:
             return True
-        case ["drift", "up" | "down" | "status" | "demo" | "submit" | "watch" | "reweight" as name, *options]:
+        case ["drift", "up" | "down" | "status" | "demo" | "doctor" | "submit" | "reweight" as name, *options]:
             _check_options(name, options)
-            return name != "submit"
+            return name not in ("submit", "reweight") or "--train" in options
         case _:
             return False
 
