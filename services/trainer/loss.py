@@ -2,77 +2,103 @@
 
     L = (1/|B|) sum_i w_i (1/|y_i|) sum_{u in y_i} -log pi(u | context_i)
 
-Masks are positions, never token values, so an end token is trained exactly when the sampled tokens hold it. Rows are
-padded on the right: under causal attention no token sees the padding behind it, so no mask is needed.
+Masks are positions, never token values, so an end token is trained exactly when the sampled tokens hold it. A
+micro-batch is one forest without padding where the model's attention allows it, else rows padded on the right,
+where under causal attention no token looks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
+from services.trainer.attention import can_pack, see_forest, see_rows
+from services.trainer.forest import grow
 from services.trainer.plan import Example
 
-_WRITTEN_OUT_LENGTH = 512
-"""Tokens; its memory grows with their square."""
+CHUNK = 1024
+"""Most supervised positions whose logits are held at once."""
 
 
-class SupervisedHead:
-    """Narrows a causal language model's output layer to the positions that are supervised.
+class SupervisedModel:
+    """A causal language model that gives -log p of targets, with logits for their positions only.
 
-    Hidden states [rows, length, hidden] come in, logits [1, positions, vocabulary] go out: whatever the model does
-    to its logits afterwards is element by element. This works for rows of different lengths, for which
-    transformers' `logits_to_keep` (the same positions for all rows) computes too many.
+    The input of the model's output layer is narrowed to these positions. More than `CHUNK` of them are taken chunk
+    by chunk, and their logits computed again in the backward pass; a model that does more to its logits than computing
+    them (some cap or scale them) takes all at once.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._rows = self._columns = torch.empty(0, dtype=torch.long)
-        head: nn.Module = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
-        head.register_forward_pre_hook(self._narrow)
+    def __init__(self, model: PreTrainedModel, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self.packs = can_pack(model)
+        """Whether micro-batches are computed as forests."""
+        self._places = self._targets = torch.zeros(0, dtype=torch.long)
+        head: nn.Module = model.get_output_embeddings()
+        self._project = head.forward
+        self._in_chunks = _returns_logits_untouched(model, head, device)
+        head.forward = self._score if self._in_chunks else self._narrow
 
-    def at(self, rows: Tensor, columns: Tensor) -> None:
-        """Positions of the next forward pass, both of shape [positions]."""
-        self._rows, self._columns = rows, columns
+    def sum_nll(self, examples: Sequence[Example]) -> Tensor:
+        """sum_u -log p(u | what precedes it) of each example, float32, shape [examples].
 
-    def _narrow(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden, *rest = inputs
-        return (hidden[self._rows, self._columns].unsqueeze(0), *rest)
+        An empty micro-batch runs the model over one token and gives one zero, so that a rank without work takes part
+        in the others' collectives.
+        """
+        if not examples:
+            return self._nll([0], [0], self._rows([[0]])) * 0
+        sequences = [example.tokens for example in examples]
+        if self.packs:
+            forest = grow(sequences)
+            paths: Sequence[Sequence[int]] = forest.paths
+            inputs = {
+                "input_ids": torch.tensor([forest.tokens], device=self.device),
+                "position_ids": torch.tensor([forest.positions], device=self.device),
+                **see_forest(self.model, forest, self.device),
+            }
+        else:
+            length = max(map(len, sequences))
+            paths = [range(row * length, (row + 1) * length) for row in range(len(sequences))]
+            inputs = self._rows(sequences)
+        places: list[int] = []
+        targets: list[int] = []
+        owners: list[int] = []
+        for owner, (example, path) in enumerate(zip(examples, paths, strict=True)):
+            for start, stop in example.spans:
+                places += path[start - 1 : stop - 1]
+                targets += example.tokens[start:stop]
+                owners += [owner] * (stop - start)
+        nll = self._nll(places, targets, inputs)
+        return torch.zeros(len(examples), device=self.device).index_add(0, torch.tensor(owners, device=self.device), nll)
 
+    def _rows(self, sequences: Sequence[Sequence[int]]) -> Mapping[str, object]:
+        length = max(map(len, sequences))
+        see_rows(self.model, length, self.device)
+        padded = [[*sequence, *[0] * (length - len(sequence))] for sequence in sequences]
+        return {"input_ids": torch.tensor(padded, device=self.device)}
 
-def sum_nll(model: nn.Module, head: SupervisedHead, examples: Sequence[Example], device: torch.device) -> Tensor:
-    """sum_u -log p(u | what precedes it) of each example, float32, shape [examples].
+    def _nll(self, places: Sequence[int], targets: Sequence[int], inputs: Mapping[str, object]) -> Tensor:
+        """-log p of each target, shape [positions]; `places`: those that predict them, counted through the rows."""
+        self._places = torch.tensor(places, device=self.device)
+        self._targets = torch.tensor(targets, device=self.device)
+        out: Tensor = self.model(use_cache=False, **inputs).logits
+        return out[0] if self._in_chunks else _cross_entropy(out[0], self._targets)
 
-    An empty micro-batch runs the model over one token and gives one zero, so that a rank without work takes part
-    in the others' collectives.
-    """
-    if not examples:
-        head.at(torch.zeros(1, dtype=torch.long, device=device), torch.zeros(1, dtype=torch.long, device=device))
-        nothing = torch.zeros(1, 1, dtype=torch.long, device=device)
-        return model(input_ids=nothing, use_cache=False).logits.sum()[None] * 0
-    tokens = torch.zeros(len(examples), max(len(example.tokens) for example in examples), dtype=torch.long)
-    rows: list[int] = []
-    columns: list[int] = []
-    for row, example in enumerate(examples):
-        tokens[row, : len(example.tokens)] = torch.tensor(example.tokens)
-        for start, stop in example.spans:
-            rows += [row] * (stop - start)
-            columns += range(start, stop)
-    row_index, column_index = torch.tensor(rows), torch.tensor(columns)
-    targets = tokens[row_index, column_index].to(device)
-    row_index = row_index.to(device)
-    head.at(row_index, column_index.to(device) - 1)
-    choose_attention(model, tokens.shape[1], device)
-    logits = model(input_ids=tokens.to(device), use_cache=False).logits
-    nll = functional.cross_entropy(logits[0].float(), targets, reduction="none")
-    return torch.zeros(len(examples), device=device).index_add(0, row_index, nll)
+    def _narrow(self, hidden: Tensor) -> Tensor:
+        return self._project(hidden.flatten(0, 1).index_select(0, self._places))[None]
 
+    def _score(self, hidden: Tensor) -> Tensor:
+        rows = hidden.flatten(0, 1).index_select(0, self._places)
+        if len(rows) <= CHUNK:
+            return self._score_chunk(rows, self._targets)[None]
+        chunks = zip(rows.split(CHUNK), self._targets.split(CHUNK), strict=True)
+        return torch.cat([checkpoint(self._score_chunk, *chunk, use_reentrant=False) for chunk in chunks])[None]
 
-def choose_attention(model: nn.Module, length: int, device: torch.device) -> None:
-    """On a CPU, attention over short sequences is faster written out: the fused one's backward pass is slow there."""
-    if device.type == "cpu":
-        written_out = length <= _WRITTEN_OUT_LENGTH
-        model.set_attn_implementation("eager" if written_out else "sdpa")  # pyright: ignore[reportCallIssue]
+    def _score_chunk(self, rows: Tensor, targets: Tensor) -> Tensor:
+        return _cross_entropy(self._project(rows), targets)
 
 
 def weighted(nll: Tensor, examples: Sequence[Example]) -> Tensor:
@@ -80,3 +106,16 @@ def weighted(nll: Tensor, examples: Sequence[Example]) -> Tensor:
     if not examples:
         return nll.sum()
     return (nll * torch.tensor([example.coefficient for example in examples], device=nll.device)).sum()
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.float(), targets, reduction="none")
+
+
+@torch.no_grad()
+def _returns_logits_untouched(model: PreTrainedModel, head: nn.Module, device: torch.device) -> bool:
+    outputs: list[Tensor] = []
+    hook = head.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    logits = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False).logits
+    hook.remove()
+    return logits is outputs[0]

@@ -1,8 +1,7 @@
-"""From a population to equal-cost micro-batches. Pure and deterministic: the same dataset and task give the same plan.
+"""From a population to the batches of every step. Pure and deterministic: the same dataset and task give the same plan.
 
 Trajectories of negligible weight are skipped but keep their place in the batches, so that |B| and the number of
-steps are those of the full data. A batch is then split among ranks and micro-batches: every rank gets the same
-number of micro-batches and about the same number of tokens, and no split changes the loss.
+steps are those of the full data.
 """
 
 import math
@@ -21,12 +20,6 @@ DEFAULT_STEPS = 200
 
 BLOCK_BATCHES = 4
 """Batches in a block of a streamed first epoch; without blocks a batch would be a few whole groups."""
-
-_PASS_COST = 64
-"""Fixed cost of one forward and backward pass, in tokens of computation; measured on a CPU, not critical."""
-
-MicroBatch = list[Example]
-"""Sequences of one forward pass; empty where a rank has nothing to do while others have."""
 
 
 @dataclass
@@ -108,50 +101,3 @@ def count_steps(population: int, train: TrainSpec) -> int:
     if train.epochs is not None:
         return math.ceil(train.epochs * population / train.batch_size)
     return train.steps or DEFAULT_STEPS
-
-
-def split_batch(batch: Sequence[Example], ranks: int, micro_batch_tokens: int) -> list[list[MicroBatch]]:
-    """Micro-batches for each rank, shape [ranks][n]: the same n, at least 1, for all, and balanced tokens.
-
-    A micro-batch holds at most `micro_batch_tokens` with its padding, or one longer sequence alone.
-    """
-    shares: list[list[Example]] = [[] for _ in range(ranks)]
-    for example in sorted(batch, key=lambda example: -len(example.tokens)):
-        min(shares, key=lambda share: sum(len(one.tokens) for one in share)).append(example)
-    split = [_fill(share, micro_batch_tokens) for share in shares]
-    count = max(1, *map(len, split))
-    for micro_batches in split:
-        while len(micro_batches) < count:
-            largest = max(range(len(micro_batches)), key=lambda place: len(micro_batches[place]), default=None)
-            if largest is None or len(micro_batches[largest]) < 2:
-                micro_batches.append([])
-            else:
-                whole = micro_batches[largest]
-                half = len(whole) // 2
-                micro_batches[largest : largest + 1] = [whole[:half], whole[half:]]
-    return split
-
-
-def _fill(examples: Sequence[Example], micro_batch_tokens: int) -> list[MicroBatch]:
-    """Cut the examples, longest first, where padding and the fixed cost of a pass are least together.
-
-    The first sequence of a micro-batch sets the padded length of its rows.
-    """
-    cheapest = [0.0]
-    begins = [0]
-    for stop in range(1, len(examples) + 1):
-        costs: list[tuple[float, int]] = []
-        for begin in range(stop - 1, -1, -1):
-            padded = len(examples[begin].tokens) * (stop - begin)
-            if padded > micro_batch_tokens and begin < stop - 1:
-                break
-            costs.append((cheapest[begin] + padded + _PASS_COST, begin))
-        cost, begin = min(costs)
-        cheapest.append(cost)
-        begins.append(begin)
-    filled: list[MicroBatch] = []
-    stop = len(examples)
-    while stop:
-        filled.append(list(examples[begins[stop] : stop]))
-        stop = begins[stop]
-    return filled[::-1]
