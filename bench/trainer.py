@@ -25,7 +25,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, Trainin
 
 from services.trainer.executor import Executor
 from services.trainer.orders import Begin, Step
-from services.trainer.plan import Example, Plan, make_plan, split_batch
+from services.trainer.packing import split_batch
+from services.trainer.plan import Plan, make_plan
+from services.trainer.population import Example
 from services.trainer.ranks import Ranks, join
 from services.trainer.settings import TrainerSettings
 from shared.job import TrainingTask, TrainSpec

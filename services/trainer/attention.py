@@ -53,7 +53,7 @@ def see_forest(model: PreTrainedModel, forest: Forest, device: torch.device) -> 
     if forest.is_chain and (device.type != "cpu" or len(forest.tokens) > _WRITTEN_OUT_LENGTH):
         _use(model, "sdpa")
         return {}
-    if device.type == "cpu":
+    if _is_written_out(device):
         _use(model, "forest")
         return {"blocks": cut_blocks(forest)}
     _use(model, "flex_attention")
@@ -102,6 +102,9 @@ def attend_in_forest(
     out [1, nodes, heads, d]. Refuses what it does not compute."""
     if dropout or any(unused.get(name) is not None for name in ("softcap", "s_aux", "position_bias", "sliding_window")):
         raise NotImplementedError("attention in a forest has no dropout, soft cap, sink, bias or window")
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     return _BlockAttention.apply(query[0], key[0], value[0], blocks, scaling)[None], None
 
 
@@ -113,7 +116,7 @@ class _BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scaling: float) -> Tensor:
-        heads, count, width = query.shape
+        heads, count, _ = query.shape
         number, keys = blocks.padded.shape
         shared = key.shape[0]
         queries = _split(query, number, shared) * scaling
@@ -153,6 +156,10 @@ def _split(rows: Tensor, number: int, shared: int) -> Tensor:
 def _join(blocks: Tensor, heads: int) -> Tensor:
     """[blocks, shared, heads / shared * _BLOCK, d] -> [blocks * _BLOCK, heads, d]."""
     return blocks.view(len(blocks), heads, _BLOCK, -1).transpose(1, 2).reshape(len(blocks) * _BLOCK, heads, -1)
+
+
+def _is_written_out(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def _use(model: PreTrainedModel, implementation: str) -> None:

@@ -35,6 +35,11 @@ class Crew:
         """Why the last checkpoint could not be written; None while it is under way."""
         return self._saver.fault
 
+    @property
+    def packs(self) -> bool:
+        """Whether the model at hand computes micro-batches as forests."""
+        return self._at_work().packs
+
     def give(self, order: Order) -> StepResult | float | None:
         """Rank 0: tell all ranks, and do one's own part."""
         self._ranks.broadcast(ORDER.dump_json(order))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from services.trainer import checkpoint
 from services.trainer.export import export
-from services.trainer.loss import SupervisedHead, sum_nll, weighted
+from services.trainer.loss import SupervisedModel, weighted
 from services.trainer.memory import choose_sharding
 from services.trainer.model import build_model, choose_dtype, computing_in, free_gathered, load_weights, sync_gradients
 from services.trainer.orders import Begin, Dtype, Export, Measure, Step
@@ -59,8 +59,11 @@ class Executor:
         self._ranks = ranks
         self._task: TrainingTask = begin.task
         self.model: PreTrainedModel = self._in_unison("load the model", lambda: self._load(begin.micro_batch_tokens))
-        self._head = SupervisedHead(self.model)
-        self.dtype: Dtype = begin.dtype or choose_dtype(self.model, self._head, ranks)
+        self._supervised = SupervisedModel(self.model, ranks.device)
+        free_gathered(self.model)
+        self.packs = self._supervised.packs
+        """Whether this model's micro-batches are computed as forests."""
+        self.dtype: Dtype = begin.dtype or choose_dtype(self._supervised, ranks)
         spec: TrainSpec = begin.task.train
         self.optimizer = torch.optim.AdamW(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
@@ -101,10 +104,10 @@ class Executor:
         losses = torch.zeros(count, dtype=torch.float64)
         place = sum(len(micro) for share in order.shares[: self._ranks.rank] for micro in share)
         micro_batches = order.shares[self._ranks.rank]
-        with computing_in(self.dtype, self._ranks.device):
+        with computing_in(self.model, self.dtype):
             for number, micro in enumerate(micro_batches, 1):
                 sync_gradients(self.model, number == len(micro_batches), self._sharding)
-                nll = sum_nll(self.model, self._head, micro, self._ranks.device)
+                nll = self._supervised.sum_nll(micro)
                 weighted(nll, micro).backward()
                 coefficients = torch.tensor([example.coefficient for example in micro], dtype=torch.float64)
                 losses[place : place + len(micro)] = nll.detach()[: len(micro)].double().cpu() * coefficients
@@ -121,9 +124,9 @@ class Executor:
         """The weighted loss of sequences that are not trained on."""
         self.model.eval()
         total = torch.zeros(1, dtype=torch.float64)
-        with computing_in(self.dtype, self._ranks.device):
+        with computing_in(self.model, self.dtype):
             for micro in order.shares[self._ranks.rank]:
-                nll = sum_nll(self.model, self._head, micro, self._ranks.device)
+                nll = self._supervised.sum_nll(micro)
                 total += weighted(nll, micro).double().cpu()
         free_gathered(self.model)
         self.model.train()

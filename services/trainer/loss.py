@@ -7,7 +7,7 @@ micro-batch is one forest without padding where the model's attention allows it,
 where under causal attention no token looks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,26 +19,29 @@ from services.trainer.attention import can_pack, see_forest, see_rows
 from services.trainer.forest import grow
 from services.trainer.plan import Example
 
-CHUNK = 1024
+_CHUNK = 1024
 """Most supervised positions whose logits are held at once."""
 
 
 class SupervisedModel:
     """A causal language model that gives -log p of targets, with logits for their positions only.
 
-    The input of the model's output layer is narrowed to these positions. More than `CHUNK` of them are taken chunk
+    The input of the model's output layer is narrowed to these positions. More than `chunk` of them are taken chunk
     by chunk, and their logits computed again in the backward pass; a model that does more to its logits than computing
     them (some cap or scale them) takes all at once.
     """
 
-    def __init__(self, model: PreTrainedModel, device: torch.device) -> None:
+    def __init__(self, model: PreTrainedModel, device: torch.device, chunk: int = _CHUNK) -> None:
         self.model = model
         self.device = device
+        self._chunk = chunk
         self.packs = can_pack(model)
         """Whether micro-batches are computed as forests."""
         self._places = self._targets = torch.zeros(0, dtype=torch.long)
-        head: nn.Module = model.get_output_embeddings()
-        self._project = head.forward
+        head = model.get_output_embeddings()
+        assert head is not None
+        self.project: Callable[[Tensor], Tensor] = head.forward
+        """The output layer: [positions, hidden] to logits [positions, vocabulary]."""
         self._in_chunks = _returns_logits_untouched(model, head, device)
         head.forward = self._score if self._in_chunks else self._narrow
 
@@ -72,7 +75,9 @@ class SupervisedModel:
                 targets += example.tokens[start:stop]
                 owners += [owner] * (stop - start)
         nll = self._nll(places, targets, inputs)
-        return torch.zeros(len(examples), device=self.device).index_add(0, torch.tensor(owners, device=self.device), nll)
+        return torch.zeros(len(examples), device=self.device).index_add(
+            0, torch.tensor(owners, device=self.device), nll
+        )
 
     def _rows(self, sequences: Sequence[Sequence[int]]) -> Mapping[str, object]:
         length = max(map(len, sequences))
@@ -81,24 +86,27 @@ class SupervisedModel:
         return {"input_ids": torch.tensor(padded, device=self.device)}
 
     def _nll(self, places: Sequence[int], targets: Sequence[int], inputs: Mapping[str, object]) -> Tensor:
-        """-log p of each target, shape [positions]; `places`: those that predict them, counted through the rows."""
+        """-log p of each target, shape [positions]; `places`: those that predict them, counted through the rows.
+
+        The output layer gives these in place of logits, and the model passes them on.
+        """
         self._places = torch.tensor(places, device=self.device)
         self._targets = torch.tensor(targets, device=self.device)
         out: Tensor = self.model(use_cache=False, **inputs).logits
-        return out[0] if self._in_chunks else _cross_entropy(out[0], self._targets)
+        return out if self._in_chunks else _cross_entropy(out[0], self._targets)
 
     def _narrow(self, hidden: Tensor) -> Tensor:
-        return self._project(hidden.flatten(0, 1).index_select(0, self._places))[None]
+        return self.project(hidden.flatten(0, 1).index_select(0, self._places))[None]
 
     def _score(self, hidden: Tensor) -> Tensor:
         rows = hidden.flatten(0, 1).index_select(0, self._places)
-        if len(rows) <= CHUNK:
-            return self._score_chunk(rows, self._targets)[None]
-        chunks = zip(rows.split(CHUNK), self._targets.split(CHUNK), strict=True)
-        return torch.cat([checkpoint(self._score_chunk, *chunk, use_reentrant=False) for chunk in chunks])[None]
+        if len(rows) <= self._chunk:
+            return self._score_chunk(rows, self._targets)
+        chunks = zip(rows.split(self._chunk), self._targets.split(self._chunk), strict=True)
+        return torch.cat([checkpoint(self._score_chunk, *chunk, use_reentrant=False) for chunk in chunks])
 
     def _score_chunk(self, rows: Tensor, targets: Tensor) -> Tensor:
-        return _cross_entropy(self._project(rows), targets)
+        return _cross_entropy(self.project(rows), targets)
 
 
 def weighted(nll: Tensor, examples: Sequence[Example]) -> Tensor:
@@ -114,7 +122,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _returns_logits_untouched(model: PreTrainedModel, head: nn.Module, device: torch.device) -> bool:
-    outputs: list[Tensor] = []
+    outputs: list[object] = []
     hook = head.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     logits = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False).logits
     hook.remove()

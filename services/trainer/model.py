@@ -6,21 +6,22 @@ global denominator already.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from services.trainer.adapter import attach_adapter, base_of, begin_adapter
-from services.trainer.loss import SupervisedHead, sum_nll, weighted
+from services.trainer.loss import SupervisedModel, weighted
 from services.trainer.orders import Dtype
-from services.trainer.plan import Example
+from services.trainer.population import Example
 from services.trainer.ranks import Ranks
 from services.trainer.weights import Weights, local_folder
 from shared.job import LoraSpec, TrainSpec
@@ -120,28 +121,57 @@ def free_gathered(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def computing_in(dtype: Dtype, device: torch.device) -> Iterator[None]:
-    """Matrix products in `dtype`; float32 is plain."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+def computing_in(model: nn.Module, dtype: Dtype) -> Iterator[None]:
+    """Forward and backward passes in `dtype`, gradients added up in float32.
+
+    For bfloat16 the model holds copies of its weights meanwhile; a gradient goes to the float32 weight as soon as it
+    is there. Under FSDP the weights are cast as they are used.
+    """
+    if dtype == "float32" or isinstance(model, FSDPModule):
+        with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            yield
+        return
+    copies: dict[nn.Parameter, nn.Parameter] = {}
+    for parameter in model.parameters():
+        copy = nn.Parameter(parameter.detach().bfloat16(), requires_grad=parameter.requires_grad)
+        if parameter.requires_grad:
+            copy.register_post_accumulate_grad_hook(functools.partial(_hand_over, parameter))
+        copies[parameter] = copy
+    places = [(m, name, p) for m in model.modules() for name, p in m._parameters.items() if p is not None]
+    for module, name, parameter in places:
+        module._parameters[name] = copies[parameter]
+    try:
         yield
+    finally:
+        for module, name, parameter in places:
+            module._parameters[name] = parameter
 
 
-def choose_dtype(model: nn.Module, head: SupervisedHead, ranks: Ranks) -> Dtype:
+def _hand_over(parameter: nn.Parameter, copy: Tensor) -> None:
+    assert copy.grad is not None
+    if parameter.grad is None:
+        parameter.grad = copy.grad.float()
+    else:
+        parameter.grad += copy.grad
+    copy.grad = None
+
+
+def choose_dtype(model: SupervisedModel, ranks: Ranks) -> Dtype:
     """bfloat16 on a GPU; on a CPU the faster one of a forward and backward pass, all ranks at once.
 
     bfloat16 is twice as fast on a quiet CPU that has the instructions for it and ten times slower elsewhere.
     """
     if ranks.device.type == "cuda":
         return "bfloat16"
-    probe = [Example(trajectory="probe", tokens=[1] * 256, spans=[(240, 256)], coefficient=1.0)] * 2
+    probe = [Example(trajectory="", tokens=[token] * 256, spans=[(240, 256)], coefficient=1.0) for token in (1, 2)]
     candidates: tuple[Dtype, ...] = ("float32", "bfloat16")
     seconds = torch.zeros(len(candidates), dtype=torch.float64)
     for _ in range(2):  # the second round is warm
         for place, dtype in enumerate(candidates):
             began = time.perf_counter()
-            with computing_in(dtype, ranks.device):
-                weighted(sum_nll(model, head, probe, ranks.device), probe).backward()
+            with computing_in(model.model, dtype):
+                weighted(model.sum_nll(probe), probe).backward()
             seconds[place] = time.perf_counter() - began
-    model.zero_grad(set_to_none=True)
+    model.model.zero_grad(set_to_none=True)
     ranks.sum(seconds)
     return candidates[int(seconds.argmin())]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from services.trainer.plan import MicroBatch
+from services.trainer.packing import MicroBatch
 from shared.job import TrainingTask
 from shared.schema import Schema
 

@@ -7,7 +7,7 @@ steps are those of the full data.
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from services.trainer.population import Example, Population, make_population, resample

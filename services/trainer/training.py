@@ -20,7 +20,8 @@ from services.trainer.courier import Courier
 from services.trainer.crew import Crew
 from services.trainer.executor import StepResult, TrainingError
 from services.trainer.orders import Begin, End, Export, Idle, Measure, Save, Step
-from services.trainer.plan import Plan, make_plan, split_batch
+from services.trainer.packing import split_batch
+from services.trainer.plan import Plan, make_plan
 from services.trainer.population import Population
 from services.trainer.settings import TrainerSettings
 from services.trainer.supply import Supply
@@ -184,7 +185,7 @@ class Training:
     def _take_step(self, watchers: Watchers) -> None:
         step, plan = self._step + 1, self._plan
         batch = plan.batch(self._step)
-        shares = split_batch(batch, self._crew.size, self._settings.micro_batch_tokens)
+        shares = split_batch(batch, self._crew.size, self._settings.micro_batch_tokens, self._crew.packs)
         learning_rate = schedule(step, plan.steps, self._task.train)
         limit = limit_norm(self._norms, self._task.train)
         result = self._crew.step(Step(step=step, learning_rate=learning_rate, shares=shares, norm_limit=limit))
@@ -224,7 +225,7 @@ class Training:
         due = self._step % self._task.train.held_out_every == 0 or self._step == plan.steps
         if not held_out or not due or (done and done[-1][0] == self._step):
             return
-        shares = split_batch(held_out, self._crew.size, self._settings.micro_batch_tokens)
+        shares = split_batch(held_out, self._crew.size, self._settings.micro_batch_tokens, self._crew.packs)
         self._report(held_out_losses=[*done, (self._step, self._crew.measure(Measure(shares=shares)))])
 
     def _pause(self) -> None:

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from services.trainer.checkpoint import Cursor, Saver
 from services.trainer.executor import Executor, TrainingError
 from services.trainer.orders import Begin, Export, Step
-from services.trainer.plan import make_plan, split_batch
+from services.trainer.packing import split_batch
+from services.trainer.plan import make_plan
 from services.trainer.ranks import Ranks
 from services.trainer.weights import identify
 from shared.job import LoraSpec, TrainingTask, TrainSpec

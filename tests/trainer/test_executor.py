@@ -10,7 +10,8 @@ from torch import Tensor
 
 from services.trainer.executor import Executor, TrainingError
 from services.trainer.orders import Begin, Step
-from services.trainer.plan import make_plan, split_batch
+from services.trainer.packing import split_batch
+from services.trainer.plan import make_plan
 from services.trainer.ranks import Ranks
 from shared.job import TrainingTask, TrainSpec
 from shared.returns import ReturnSpec

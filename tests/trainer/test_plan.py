@@ -1,4 +1,4 @@
-"""Promises of the plan: steps, batches, micro-batches."""
+"""Promises of the plan: steps and batches."""
 
 import math
 import random
@@ -9,18 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.plan import Example, Plan, count_steps, make_plan, split_batch
+from services.trainer.plan import Plan, count_steps, make_plan
 from services.trainer.population import Population
 from shared.job import TrainSpec
 from shared.returns import ReturnSpec, score_trajectory, weigh
 from tests.trainer.tiny import END, make_groups, make_trajectory
-
-
-def make_examples(lengths: list[int]) -> list[Example]:
-    return [
-        Example(trajectory=str(place), tokens=[1] * length, spans=[(length - 1, length)], coefficient=1.0)
-        for place, length in enumerate(lengths)
-    ]
 
 
 def test_skipping_leaves_population_steps_and_the_other_coefficients_unchanged() -> None:
@@ -122,23 +115,3 @@ def test_steps_are_given_or_follow_from_epochs_or_are_the_papers() -> None:
     assert count_steps(1000, TrainSpec(steps=7)) == 7
     assert count_steps(1000, TrainSpec(epochs=1, batch_size=128)) == 8
     assert count_steps(1000, TrainSpec()) == 200
-
-
-@given(st.lists(st.integers(2, 300), max_size=40), st.integers(1, 8), st.integers(64, 1024))
-def test_a_split_loses_nothing_and_gives_every_rank_as_many_micro_batches(
-    lengths: list[int], ranks: int, budget: int
-) -> None:
-    examples = make_examples(lengths)
-    split = split_batch(examples, ranks, budget)
-    assert len(split) == ranks and len({len(share) for share in split}) == 1 and len(split[0]) >= 1
-    flat = [example.trajectory for share in split for micro in share for example in micro]
-    assert sorted(flat) == sorted(example.trajectory for example in examples)
-    for micro in (micro for share in split for micro in share):
-        assert len(micro) <= 1 or len(micro) * max(len(example.tokens) for example in micro) <= budget
-
-
-@given(st.lists(st.integers(2, 300), min_size=1, max_size=60), st.integers(2, 8))
-def test_ranks_carry_about_the_same_number_of_tokens(lengths: list[int], ranks: int) -> None:
-    split = split_batch(make_examples(lengths), ranks, 512)
-    loads = [sum(len(example.tokens) for micro in share for example in micro) for share in split]
-    assert max(loads) - min(loads) <= max(lengths)

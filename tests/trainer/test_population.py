@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.loss import SupervisedHead, sum_nll
+from services.trainer.loss import SupervisedModel
 from services.trainer.plan import make_plan
 from services.trainer.population import (
     choose_skipped,
@@ -104,7 +104,7 @@ def test_the_skipped_mass_bounds_what_skipping_does_to_the_gradient(seed: int, e
     some = make_population(groups, ReturnSpec(), TrainSpec(epsilon=epsilon))
     assert some.skipped_mass < epsilon
     model = make_model(seed).double()
-    head = SupervisedHead(model)
+    supervised = SupervisedModel(model, torch.device("cpu"))
     kept = {example.trajectory for member in some.members for example in member.examples}
     size = sum(parameter.numel() for parameter in model.parameters())
     full, without = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
@@ -112,7 +112,7 @@ def test_the_skipped_mass_bounds_what_skipping_does_to_the_gradient(seed: int, e
     for member in every.members:
         (example,) = member.examples
         model.zero_grad()
-        sum_nll(model, head, [example], torch.device("cpu")).sum().backward()
+        supervised.sum_nll([example]).sum().backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         largest = max(largest, float(gradient.norm()) * example.coefficient / member.weight)
         full += gradient * example.coefficient / len(every.members)

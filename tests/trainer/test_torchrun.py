@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from services.trainer.adapter import file_name
 from services.trainer.executor import Executor
 from services.trainer.orders import Begin, Measure, Step
-from services.trainer.plan import make_plan, split_batch
+from services.trainer.packing import split_batch
+from services.trainer.plan import make_plan
 from services.trainer.population import is_held_out
 from services.trainer.ranks import Ranks
 from services.trainer.training import schedule
