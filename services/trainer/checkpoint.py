@@ -156,17 +156,24 @@ def publish_folder(temporary: Path, folder: Path) -> None:
     sync_folder(folder.parent)
 
 
+def make_moments(optimizer: Optimizer) -> None:
+    """AdamW's state, as its first step would make it."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            moments = optimizer.state[parameter]
+            if not moments:
+                moments["step"] = torch.tensor(0.0)
+                moments["exp_avg"] = torch.zeros_like(parameter)
+                moments["exp_avg_sq"] = torch.zeros_like(parameter)
+
+
 def _state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Every trained tensor by name; AdamW's moments are made first where no step has made them yet."""
+    make_moments(optimizer)
     state: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        moments = optimizer.state[parameter]
-        if not moments:
-            moments["step"] = torch.tensor(0.0)
-            moments["exp_avg"] = torch.zeros_like(parameter)
-            moments["exp_avg_sq"] = torch.zeros_like(parameter)
         state[f"model.{name}"] = parameter.detach()
-        state |= {f"optimizer.{name}.{moment}": value for moment, value in moments.items()}
+        state |= {f"optimizer.{name}.{moment}": value for moment, value in optimizer.state[parameter].items()}
     return state

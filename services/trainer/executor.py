@@ -71,6 +71,8 @@ class Executor:
             weight_decay=spec.weight_decay,
             fused=True,
         )
+        self._keeps_gradients = ranks.device.type == "cpu"
+        self._allocate()
         if begin.checkpoint:
             checkpoint.load(Path(begin.checkpoint), self.model, self.optimizer)
 
@@ -90,7 +92,7 @@ class Executor:
             self.optimizer.step()
         else:
             suspects = _name_suspects(order, losses)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self._keeps_gradients)
         tokens = sum(len(example.tokens) for share in order.shares for micro in share for example in micro)
         return StepResult(loss, _mean_nll(order, losses), grad_norm, tokens, time.perf_counter() - began, suspects)
 
@@ -131,6 +133,15 @@ class Executor:
         free_gathered(self.model)
         self.model.train()
         return float(self._ranks.sum(total))
+
+    def _allocate(self) -> None:
+        """What stays is allocated before what comes and goes: on a CPU, gradients and moments made during the first
+        step lie scattered among its activations, whose memory can then never be given back or used as a whole."""
+        checkpoint.make_moments(self.optimizer)
+        if self._keeps_gradients:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def _in_unison(self, what: str, act: Callable[[], T]) -> T:
         result: T | None = None

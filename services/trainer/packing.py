@@ -4,7 +4,6 @@ Every rank gets the same number of micro-batches and about the same amount of wo
 division changes the loss.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -53,7 +52,8 @@ def _cut_forests(examples: Sequence[Example], ranks: int, micro_batch_tokens: in
     In lexicographic order siblings are neighbours, and each sequence shares most with the one before.
     """
     ordered = sorted(examples, key=lambda example: example.tokens)
-    shared = [0, *(common_prefix(one.tokens, other.tokens) for one, other in itertools.pairwise(ordered))]
+    pairs = zip([(), *(example.tokens for example in ordered)], ordered, strict=False)
+    shared = [common_prefix(before, example.tokens) for before, example in pairs]
 
     def cut(limit: float) -> list[MicroBatch]:
         runs: list[MicroBatch] = []
