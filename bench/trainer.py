@@ -316,9 +316,7 @@ def compare(arguments: argparse.Namespace) -> None:
         epoch, rate = seconds * one["steps_an_epoch"], measured["supervised"] / seconds
         print(f"{name:22}{seconds:9.1f}{epoch:10.0f}{rate:14.1f}{measured['memory']:15.0f}")
     gflops, first, last = one["flops"] / 1e9, before["seconds"], after["seconds"]
-    print(
-        f"this, 1 rank: {gflops:.0f} GFLOP/s of the kept sequences, each by itself; {first:.1f} s a step before the others, {last:.1f} s after them"
-    )
+    print(f"this, 1 rank: {gflops:.0f} GFLOP/s without sharing; {first:.1f} s a step before, {last:.1f} after")
     for name, value in figures.items():
         print(f"{name:22} {value:.6g}")
     if arguments.json:
