@@ -19,8 +19,9 @@ SCREENSHOTS = Path(".drift/screenshots")
 QUIET = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """For one module alone: Playwright holds a running event loop, which no asynchronous test could start beside."""
     if CHROMIUM is None:
         pytest.skip("no Chromium: install Debian's package `chromium` to run the browser tests")
     with sync_playwright() as playwright:
