@@ -118,7 +118,11 @@ def test_commands_run(block: Block, rollout: httpx.Client, verifier_url: str, tm
     text = re.sub(_VERIFIER, verifier_url.removeprefix("http://"), text)
     spec = {"dataset": {"problems": [{"id": "1", "problem": "1 + 1", "answer": "2"}]}}
     (tmp_path / "job.json").write_text(json.dumps(spec))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DRIFT_ROLLOUT_PORT": str(rollout.base_url.port)}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DRIFT_ROLLOUT_PORT": str(rollout.base_url.port),
+    }
     for command in _split_commands(text):
         words = shlex.split(command, comments=True)
         if not _only_checked(words):
