@@ -12,7 +12,7 @@ READY       := $(VENV)/.installed-$(ACCELERATOR)
 PIP_EXTRA := $(if $(DRIFT_TORCH_INDEX),--extra-index-url $(DRIFT_TORCH_INDEX))
 
 COMPILE := $(BIN)/uv pip compile --quiet pyproject.toml --python-version 3.11 --no-header --no-annotate $(PIP_EXTRA)
-LOCK_IMAGE = $(COMPILE) $(addprefix --extra ,$(2)) -c requirements/$(3).txt $(if $(filter cpu,$(3)),--override requirements/cpu-overrides.txt) \
+LOCK_IMAGE = $(COMPILE) $(addprefix --extra ,$(2)) -c requirements/$(3).txt $(if $(filter cpu,$(3)),--override requirements/cpu-overrides.txt) $(4) \
   --python-platform x86_64-manylinux_2_28 -o requirements/images/$(1).txt
 ALL     := $(addprefix --extra ,verifier rollout trainer model cli local otel dev)
 
@@ -88,7 +88,7 @@ lock: $(READY) ## Resolve requirements/*.txt anew from pyproject.toml
 	$(COMPILE) $(ALL) --extra engine-cpu --override requirements/cpu-overrides.txt -o requirements/cpu.txt
 	$(COMPILE) $(ALL) --extra engine-gpu --python-platform x86_64-manylinux_2_28 -o requirements/gpu.txt
 	$(call LOCK_IMAGE,verifier,verifier otel,cpu)
-	$(call LOCK_IMAGE,rollout,rollout otel,cpu)
+	$(call LOCK_IMAGE,rollout,rollout otel,cpu,--override requirements/rollout-overrides.txt)
 	$(call LOCK_IMAGE,trainer,trainer otel,cpu)
 	$(call LOCK_IMAGE,trainer-gpu,trainer otel,gpu)
 	$(call LOCK_IMAGE,model,trainer otel model,cpu)

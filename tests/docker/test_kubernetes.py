@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -11,7 +12,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSION = "1.34"
-Document = dict[str, dict]
+Document = dict[str, Any]
 
 
 def documents() -> Iterator[tuple[Path, Document]]:

@@ -83,7 +83,7 @@ def test_code_in_the_folder_is_not_run_on_loading_nor_on_export(ranks: Ranks, mo
         job="job", stage=0, model=str(model), tokenizer=str(model), groups=1, group_size=4,
         train=TrainSpec(steps=1), returns=ReturnSpec(),
     )  # fmt: skip
-    export(executor.model, task, tmp_path / "export", ranks)
+    export(executor.model, task, tmp_path / "export", "", ranks)
     (model / "config.json").write_text(json.dumps(config | {"model_type": "evil", "auto_map": reference}))
     with pytest.raises(TrainingError):
         begin(ranks, model)

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
+from redis.typing import EncodableT, FieldT
 
 from services.trainer.courier import Courier
 from services.trainer.ingest import Ingest
@@ -17,8 +18,10 @@ from shared.shards import dataset_folder, read_part
 from shared.stream import TrajectoryStream, connect
 from tests.trainer.tiny import make_groups
 
+Fields = dict[FieldT, EncodableT]
 
-def poisons(job: str) -> list[dict[str, str]]:
+
+def poisons(job: str) -> list[Fields]:
     """Entries that no honest producer writes."""
     good = json.loads(make_groups(job, groups=1)[0].model_dump_json())
     changed = [
@@ -65,7 +68,8 @@ async def test_poisoned_trajectories_are_buried_and_the_honest_ones_recorded(
         await asyncio.wait([recording])
     assert [(row.group, row.k) for row in read_part(part)] == [(one.group, one.k) for one in honest]
     # A huge group and an episode without turns are well-formed: they wait for their siblings and harm nobody.
-    left = [fields["trajectory"] for _, fields in await redis.xrange(keys.trajectories(job))]
+    entries = await redis.xrange(keys.trajectories(job)) or []
+    left = [fields["trajectory"] for _, fields in entries if fields]
     assert await redis.xlen(keys.dead_letters(job)) + len(left) == len(bad)
     assert [json.loads(each)["group"] for each in left] == [76, 78]
     assert {path.name for path in settings.runs_root.iterdir() if path.is_dir()} == {job}
@@ -73,7 +77,10 @@ async def test_poisoned_trajectories_are_buried_and_the_honest_ones_recorded(
 
 
 async def test_poisoned_tasks_are_refused_and_the_trainer_goes_on(redis: Redis, settings: TrainerSettings) -> None:
-    for fields in ({"task": ""}, {"task": "{}"}, {"other": "x"}, {"task": "[" * 10_000}, {"task": '{"job": "../.."}'}):
+    tasks: list[Fields] = [
+        {"task": ""}, {"task": "{}"}, {"other": "x"}, {"task": "[" * 10_000}, {"task": '{"job": "../.."}'}
+    ]  # fmt: skip
+    for fields in tasks:
         await redis.xadd(keys.TRAININGS, fields)
 
     def drain() -> list[object]:
