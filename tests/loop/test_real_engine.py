@@ -96,7 +96,7 @@ async def test_an_answer_ends_where_the_context_does_and_a_longer_context_is_ref
     once = await any_engine.answer(served.name, PROBE, GREEDY)
     longer = await any_engine.answer(served.name, [{**PROBE[0], "content": PROBE[0]["content"] + " word"}], GREEDY)
     step = len(longer.prompt_token_ids) - len(once.prompt_token_ids)
-    words = (served.context - len(once.prompt_token_ids)) // step
+    words = (served.context - 1 - len(once.prompt_token_ids)) // step  # at least one token of room
     nearly = [{**PROBE[0], "content": PROBE[0]["content"] + " word" * words}]
     answer = await any_engine.answer(served.name, nearly, Sampling(0.0, 8, ignore_eos=True))
     assert len(answer.prompt_token_ids) + len(answer.token_ids) <= served.context
@@ -118,7 +118,7 @@ async def test_a_neutral_engine_says_so(control: Control) -> None:
 async def test_an_engine_says_how_much_it_has_to_do(any_engine: Engine, control: Control) -> None:
     assert await control.load() == Load(0, 0, 0.0)
     model = (await control.served_model()).name
-    work = asyncio.create_task(any_engine.answer(model, PROBE, Sampling(0.0, 400, ignore_eos=True)))
+    work = asyncio.create_task(any_engine.answer(model, PROBE, Sampling(0.0, 64, ignore_eos=True)))
     async with asyncio.timeout(60):
         while (load := await control.load()) is None or load.running == 0:
             await asyncio.sleep(0.01)

@@ -28,7 +28,10 @@ NEUTRAL = {
 }
 AFFINITY_HEADER = "x-session-id"
 """What vLLM's router keeps together with `--policy consistent_hash`; an engine itself does not look at it."""
-_CONTEXT_WORDS = ("context length", "max_model_len", "maximum model length", "longer than the maximum")
+_CONTEXT_WORDS = (
+    *("context length", "max_model_len", "maximum model length", "longer than the maximum"),
+    "max_tokens must be at least 1, got 0",  # a prompt that fills the context to its last token
+)
 
 
 class Refused(DriftError):
