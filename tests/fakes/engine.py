@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--latency", type=float, default=0.0)
     arguments = parser.parse_args()
-    engine = FakeEngine(second_try, latency_s=arguments.latency, born=time.time())
+    engine = FakeEngine(second_try, latency_s=arguments.latency, born=time.time_ns())
     uvicorn.run(build_app(engine), port=arguments.port, log_level="error")
 
 

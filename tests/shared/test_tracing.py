@@ -2,9 +2,10 @@
 
 import httpx
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext
 
 from shared import tracing
 from shared.errors import SettingsError
@@ -22,6 +23,17 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     return exporter
 
 
+def context_of(span: ReadableSpan) -> SpanContext:
+    """Every recorded span has one."""
+    assert span.context is not None
+    return span.context
+
+
+def trace_of(span: ReadableSpan) -> int:
+    """The trace that a span belongs to."""
+    return context_of(span).trace_id
+
+
 async def test_a_trajectorys_trace_reaches_engine_and_verifier_and_is_linked_to_its_jobs(
     recorded: InMemorySpanExporter, service: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
@@ -31,17 +43,17 @@ async def test_a_trajectorys_trace_reaches_engine_and_verifier_and_is_linked_to_
     by_name = {name: [span for span in spans if span.name == name] for name in {span.name for span in spans}}
     trajectories = by_name["trajectory"]
     assert len(trajectories) == 12
-    assert {span.attributes["drift.job"] for span in trajectories if span.attributes} == {job}
-    traces = {span.context.trace_id for span in trajectories}
+    assert {str(span.attributes["drift.job"]) for span in trajectories if span.attributes} == {job}
+    traces = {trace_of(span) for span in trajectories}
     assert len(traces) == 12
     for part in ("sample", "grade"):
-        assert traces <= {span.context.trace_id for span in by_name[part]}
+        assert traces <= {trace_of(span) for span in by_name[part]}
     served = by_name["POST /v1/verify"]
-    assert served and {span.context.trace_id for span in served} <= traces
-    sampled = {f"{span.context.trace_id:032x}-{span.context.span_id:016x}" for span in by_name["sample"]}
+    assert served and {trace_of(span) for span in served} <= traces
+    sampled = {f"{trace_of(span):032x}-{context_of(span).span_id:016x}" for span in by_name["sample"]}
     sent = [header for header in engine.traceparents if header]
     assert {header[3:52] for header in sent} == sampled
-    [job_trace] = {span.context.trace_id for span in by_name["rollout"] + by_name["prepare"]}
+    [job_trace] = {trace_of(span) for span in by_name["rollout"] + by_name["prepare"]}
     assert all(span.links[0].context.trace_id == job_trace for span in trajectories)
 
 

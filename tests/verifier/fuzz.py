@@ -10,7 +10,7 @@ scraps of real answers. What must hold: a decision is reached in bounded steps, 
 import sys
 
 try:
-    import atheris  # pyright: ignore[reportMissingImports]
+    import atheris  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 except ImportError:
     sys.exit("Fuzzing needs atheris: pip install atheris")
 
