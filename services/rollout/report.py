@@ -137,12 +137,12 @@ def _compare(parts: Sequence[PartMetrics], intervals: Sequence[list[list[float]]
     ]
     measures = [part.measures for part in parts]
     rows += [
-        ["correction rate", *(_percent(one.correction_rate) for one in measures)],
-        ["solved rate by turn", *(", ".join(map(_percent, one.solved_rate_at)) for one in measures)],
+        ["correction rate", *(percent(one.correction_rate) for one in measures)],
+        ["solved rate by turn", *(", ".join(map(percent, one.solved_rate_at)) for one in measures)],
         ["unique answers (U/A)", *(f"{one.unique_answers:.3f}" for one in measures)],
         ["distinct answers, all", *(f"{one.distinct_answers:.2f}" for one in measures)],
         ["distinct answers, wrong", *(f"{one.distinct_answers_wrong:.2f}" for one in measures)],
-        ["turns without an answer", *(_percent(one.unparsable) for one in measures)],
+        ["turns without an answer", *(percent(one.unparsable) for one in measures)],
         ["counted / ungraded or failed", *(f"{one.n} / {one.ungraded}" for one in measures)],
         ["turns / tokens", *(f"{part.turns} / {part.generated_tokens}" for part in parts)],
         ["tokens a second", *(f"{part.tokens_per_s:.0f}" for part in parts)],
@@ -152,7 +152,7 @@ def _compare(parts: Sequence[PartMetrics], intervals: Sequence[list[list[float]]
 
 def _with_interval(part: PartMetrics, interval: list[list[float]], turn: int) -> str:
     low, high = interval[turn]
-    return f"{_percent(part.measures.multi_at[turn])} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{percent(part.measures.multi_at[turn])} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _describe_groups(rollouts: Sequence[RolloutReport]) -> list[str]:
@@ -161,7 +161,7 @@ def _describe_groups(rollouts: Sequence[RolloutReport]) -> list[str]:
     for one in rollouts:
         groups, size = one.composition, one.effective_sample_size
         shares = [
-            _percent(count / max(groups.complete, 1)) for count in (groups.all_correct, groups.mixed, groups.all_wrong)
+            percent(count / max(groups.complete, 1)) for count in (groups.all_correct, groups.mixed, groups.all_wrong)
         ]
         sizes = [f"{size.mean:.2f}", f"{size.min:.2f}"] if size else ["", ""]
         rows.append([one.figures.measures.policy, str(groups.complete), *shares, str(groups.spoiled), *sizes])
@@ -189,7 +189,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)] + [""]
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share of 1 as a percentage."""
     return f"{100 * share:.1f} %"
 
 

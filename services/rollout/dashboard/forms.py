@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from services.rollout.dashboard.rendering import TEMPLATES
 from services.rollout.jobs import Jobs
-from services.rollout.problems.files import parse_line
+from services.rollout.problems.files import ENDINGS, parse_line
 from services.rollout.problems.row import parse_problem
 from shared.errors import DriftError, SpecError
 from shared.job import JobSpec
@@ -21,7 +21,6 @@ from shared.web import describe_faults
 Check = Callable[[JobSpec], Awaitable[None]]
 """Raises `DriftError` for a spec that the API would refuse."""
 
-_PROBLEM_FILES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
 _MOST_FILES = 200
 
 
@@ -35,26 +34,30 @@ def build_form_pages(jobs: Jobs, check: Check, data_root: Path) -> APIRouter:
         context = {"files": _list_files(data_root), "spec": spec}
         return TEMPLATES.TemplateResponse(request, "new.html", context)
 
-    @router.post("/new/preview")
-    async def preview(request: Request) -> Response:
+    async def with_spec(request: Request, go: Callable[[JobSpec], Awaitable[Response]]) -> Response:
+        """Go on with the form's spec, or show what the API would say of it."""
         try:
             spec = read_form(await _fields(request))
             await check(spec)
         except DriftError as error:
             return TEMPLATES.TemplateResponse(request, "_preview.html", {"error": error})
-        body = spec.model_dump_json(exclude_unset=True, indent=2)
-        context = {"body": body, "curl": write_curl(str(request.base_url), body)}
-        return TEMPLATES.TemplateResponse(request, "_preview.html", context)
+        return await go(spec)
+
+    @router.post("/new/preview")
+    async def preview(request: Request) -> Response:
+        async def show(spec: JobSpec) -> Response:
+            curl = write_curl(str(request.base_url), spec.model_dump_json(exclude_unset=True, indent=2))
+            return TEMPLATES.TemplateResponse(request, "_preview.html", {"curl": curl})
+
+        return await with_spec(request, show)
 
     @router.post("/new")
     async def submit(request: Request) -> Response:
-        try:
-            spec = read_form(await _fields(request))
-            await check(spec)
-        except DriftError as error:
-            return TEMPLATES.TemplateResponse(request, "_preview.html", {"error": error})
-        status = await jobs.create(spec)
-        return Response(headers={"HX-Redirect": f"/jobs/{status.id}"})
+        async def create(spec: JobSpec) -> Response:
+            status = await jobs.create(spec)
+            return Response(headers={"HX-Redirect": f"/jobs/{status.id}"})
+
+        return await with_spec(request, create)
 
     return router
 
@@ -108,7 +111,7 @@ def _read_pasted(text: str) -> Iterator[dict[str, object]]:
 
 
 def _list_files(data_root: Path) -> list[str]:
-    found = (path for path in sorted(data_root.rglob("*")) if path.name.endswith(_PROBLEM_FILES))
+    found = (path for path in sorted(data_root.rglob("*")) if path.name.endswith(ENDINGS))
     return [str(path.relative_to(data_root)) for path, _ in zip(found, range(_MOST_FILES), strict=False)]
 
 

@@ -14,10 +14,11 @@ from fastapi.responses import PlainTextResponse, Response
 from redis.asyncio import Redis
 
 from services.rollout.dashboard.charts import Chart, draw_evaluations, draw_job
-from services.rollout.dashboard.rendering import TEMPLATES, percent
+from services.rollout.dashboard.rendering import TEMPLATES
 from services.rollout.events import newest_event
 from services.rollout.history import History
 from services.rollout.jobs import Jobs
+from services.rollout.report import percent
 from shared.job import Evaluation
 from shared.schema import Schema
 

@@ -6,12 +6,8 @@ from pathlib import Path
 
 from fastapi.templating import Jinja2Templates
 
+from services.rollout.report import percent
 from shared.job import JobStatus
-
-
-def percent(share: float) -> str:
-    """A share of 1 as a percentage."""
-    return f"{100 * share:.1f} %"
 
 
 def duration(seconds: float) -> str:
