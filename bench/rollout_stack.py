@@ -25,7 +25,7 @@ from cli.local_stack import http_check, redis_check
 from cli.ports import choose_free
 from cli.process import Check, Service, supervise
 from shared import keys
-from shared.job import JobStatus, State
+from shared.status import JobStatus, State
 from shared.stream import connect
 from shared.trajectory import Problem
 

@@ -44,9 +44,9 @@ from services.trainer.population import Example
 from services.trainer.ranks import Ranks, join
 from services.trainer.settings import TrainerSettings
 from shared.grading import Verdict
-from shared.job import TrainingTask, TrainSpec
 from shared.returns import ReturnSpec
 from shared.shards import read_part
+from shared.training import TrainingTask, TrainSpec
 from shared.trajectory import Problem, Trajectory, Turn
 
 ROWS = 8

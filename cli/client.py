@@ -10,8 +10,9 @@ import httpx
 from pydantic import ValidationError
 
 from shared.errors import DriftError, Unavailable
-from shared.job import JobSpec, JobStatus
+from shared.job import JobSpec
 from shared.schema import Schema
+from shared.status import JobStatus
 
 TIMEOUT_S = 60.0
 

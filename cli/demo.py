@@ -20,7 +20,9 @@ from cli.progress import JobProgress, follow
 from cli.report import build_table, compare, write_report
 from cli.settings import LocalSettings
 from shared.errors import DriftError
-from shared.job import JobSpec, JobStatus, ProtocolSpec, SamplingSpec, State, TrainSpec
+from shared.job import JobSpec, ProtocolSpec, SamplingSpec
+from shared.status import JobStatus, State
+from shared.training import TrainSpec
 
 NAME = "demo"
 TRAIN_PROBLEMS = 128

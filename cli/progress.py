@@ -17,7 +17,8 @@ from rich.progress import (
 
 from cli.client import JobClient
 from shared.errors import Unavailable
-from shared.job import JobStatus, State, TrainingStatus
+from shared.status import JobStatus, State
+from shared.training import TrainingStatus
 
 POLL_S = 0.5
 SILENCE_S = 120.0

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from shared.job import Evaluation, JobStatus
+from shared.measures import Evaluation
+from shared.status import JobStatus
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from cli.console import Job, Json, Url, open_jobs, out, run
 from cli.progress import JobProgress, follow
 from cli.report import build_table, compare
 from shared.errors import SpecError
-from shared.job import JobStatus, State
+from shared.status import JobStatus, State
 
 
 def submit(

@@ -11,8 +11,10 @@ from rich.table import Table
 from cli.commands.jobs import watch
 from cli.console import Job, Json, Url, open_jobs, out, run
 from shared.errors import Conflict
-from shared.job import Composition, JobSpec, Objective, TrainSpec
+from shared.job import JobSpec
+from shared.measures import Composition
 from shared.schema import Schema
+from shared.training import Objective, TrainSpec
 
 
 class _Histogram(Schema, extra="ignore"):

@@ -19,7 +19,8 @@ from services.rollout.steps import GivesWay, Interrupted, Step, Steps, plan_step
 from services.rollout.turns import Turns
 from shared import keys
 from shared.errors import DriftError
-from shared.job import JobSpec, JobStatus, State, StepTime
+from shared.job import JobSpec
+from shared.status import JobStatus, State, StepTime
 from shared.telemetry import get_logger
 from shared.tracing import job_span
 

@@ -10,7 +10,7 @@ from itertools import accumulate
 import numpy as np
 
 from shared.grading import Verdict
-from shared.job import Evaluation, RolloutSummary
+from shared.measures import Evaluation, RolloutSummary
 from shared.returns import count_answers
 from shared.trajectory import Trajectory
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from shared import keys
 from shared.errors import SpecError
-from shared.job import JobStatus
+from shared.status import JobStatus
 
 POLL_S = 0.3
 KEEP_ALIVE_S = 15.0

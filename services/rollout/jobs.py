@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 import shared
 from shared import keys
 from shared.errors import Conflict, DriftError, NotFound
-from shared.job import JobSpec, JobStatus, State
+from shared.job import JobSpec
 from shared.schema import Schema
+from shared.status import JobStatus, State
 from shared.telemetry import get_logger
 from shared.trajectory import Phase, part_name
 

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from services.rollout.evaluation import evaluate
 from services.rollout.jobs import Jobs
 from services.rollout.steps import plan_steps, policy_name
-from shared.job import Evaluation, JobSpec, JobStatus, State, TrainingStatus
+from shared.job import JobSpec
+from shared.measures import Evaluation
 from shared.schema import Schema
+from shared.status import JobStatus, State
+from shared.training import TrainingStatus
 from shared.trajectory import Phase, part_name
 
 

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.grading import Verdict
-from shared.job import Composition, Objective
+from shared.measures import Composition
 from shared.returns import ReturnSpec, count_answers
+from shared.training import Objective
 from shared.trajectory import ENDINGS, Trajectory
 
 Floats = npt.NDArray[np.float64]

@@ -13,8 +13,11 @@ from services.rollout.jobs import Jobs
 from services.rollout.metrics import PartMetrics, measure_job
 from services.rollout.outcomes import Floats, Outcomes
 from services.rollout.weights import EffectiveSize, report_weights
-from shared.job import Composition, JobSpec, JobStatus, State, StepTime, TrainingStatus
+from shared.job import JobSpec
+from shared.measures import Composition
 from shared.schema import Schema
+from shared.status import JobStatus, State, StepTime
+from shared.training import TrainingStatus
 
 _RESAMPLES = 1000
 

@@ -26,8 +26,10 @@ from services.rollout.tickets import Tickets
 from services.rollout.turns import Turns
 from shared import keys
 from shared.errors import DriftError
-from shared.job import DatasetSpec, JobSpec, JobStatus, Progress, TrainingState, TrainingStatus, TrainingTask
+from shared.job import DatasetSpec, JobSpec
+from shared.status import JobStatus, Progress
 from shared.stream import TrajectoryStream
+from shared.training import TrainingState, TrainingStatus, TrainingTask
 from shared.trajectory import Problem, part_name
 
 POLL_S = 0.1

@@ -7,7 +7,7 @@ import bisect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shared.job import JobStatus
+from shared.status import JobStatus
 
 Place = tuple[float, str]
 """A job's place in the line: when it was submitted, and its id."""

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from services.rollout.archive import Recorded
 from services.rollout.outcomes import Flags, Floats, Outcomes
-from shared.job import Composition, Objective
+from shared.measures import Composition
 from shared.returns import ReturnSpec
 from shared.schema import Schema
+from shared.training import Objective
 from shared.trajectory import ENDINGS
 
 _RETURN_BINS = 40

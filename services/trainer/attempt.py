@@ -8,8 +8,8 @@ from pathlib import Path
 
 from services.trainer.checkpoint import write_durably
 from services.trainer.orders import Dtype
-from shared.job import TrainingStatus, TrainingTask
 from shared.schema import Schema
+from shared.training import TrainingStatus, TrainingTask
 
 
 class Attempt(Schema):

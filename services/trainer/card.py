@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.trainer.adapter import base_of
 from services.trainer.weights import local_folder
-from shared.job import TrainingStatus, TrainingTask
+from shared.training import TrainingStatus, TrainingTask
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),

@@ -23,10 +23,10 @@ from torch.optim import Optimizer
 from services.trainer.orders import Dtype
 from services.trainer.ranks import Ranks
 from shared.errors import Unavailable
-from shared.job import TrainingTask
 from shared.schema import Schema
 from shared.shards import sync_folder
 from shared.telemetry import get_logger
+from shared.training import TrainingTask
 
 _log = get_logger(__name__)
 

@@ -23,9 +23,10 @@ from services.trainer.metrics import show_training
 from services.trainer.settings import TrainerSettings
 from shared import keys
 from shared.errors import Unavailable
-from shared.job import JobStatus, TrainingStatus, TrainingTask
+from shared.status import JobStatus
 from shared.stream import Answer, connect, ensure_group
 from shared.telemetry import get_logger
+from shared.training import TrainingStatus, TrainingTask
 
 _CONSUMER = "trainer"
 _BEAT_S = 3.0

@@ -23,7 +23,7 @@ from services.trainer.model import build_model, choose_dtype, computing_in, free
 from services.trainer.orders import Begin, Dtype, Export, Measure, Step
 from services.trainer.ranks import Ranks
 from shared.errors import DriftError
-from shared.job import TrainingTask, TrainSpec
+from shared.training import TrainingTask, TrainSpec
 
 T = TypeVar("T")
 

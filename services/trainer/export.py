@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from services.trainer.adapter import WEIGHTS, base_of, file_name
 from services.trainer.checkpoint import publish_folder
 from services.trainer.ranks import Ranks
-from shared.job import TrainingTask
+from shared.training import TrainingTask
 
 SHARD_SIZE = "5GB"
 

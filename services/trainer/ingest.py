@@ -23,8 +23,8 @@ from services.trainer.folder_lock import FolderLock
 from services.trainer.settings import RecorderSettings
 from shared import keys
 from shared.errors import Unavailable
-from shared.job import JobStatus
 from shared.shards import dataset_folder, recorded_groups, write_shard
+from shared.status import JobStatus
 from shared.stream import Entry, TrajectoryStream, ensure_group
 from shared.telemetry import get_logger
 from shared.trajectory import Trajectory

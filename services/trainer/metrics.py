@@ -5,8 +5,8 @@ Rank 0 serves it where DRIFT_TRAINER_METRICS says.
 
 from prometheus_client import Counter, Gauge, start_http_server
 
-from shared.job import TrainingState, TrainingStatus
 from shared.telemetry import get_logger
+from shared.training import TrainingState, TrainingStatus
 
 _log = get_logger(__name__)
 

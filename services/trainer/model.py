@@ -24,7 +24,7 @@ from services.trainer.orders import Dtype
 from services.trainer.population import Example
 from services.trainer.ranks import Ranks
 from services.trainer.weights import Weights, local_folder
-from shared.job import LoraSpec, TrainSpec
+from shared.training import LoraSpec, TrainSpec
 
 
 @dataclass(frozen=True)

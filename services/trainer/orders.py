@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from services.trainer.packing import MicroBatch
-from shared.job import TrainingTask
 from shared.schema import Schema
+from shared.training import TrainingTask
 
 Dtype = Literal["float32", "bfloat16"]
 

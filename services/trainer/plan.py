@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from services.trainer.population import Example, Population, make_population, resample
-from shared.job import TrainSpec
 from shared.returns import ReturnSpec
+from shared.training import TrainSpec
 from shared.trajectory import Trajectory
 
 DEFAULT_STEPS = 200

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from shared.errors import SpecError
-from shared.job import Composition, Objective, TrainSpec
+from shared.measures import Composition
 from shared.returns import ReturnSpec, effective_sample_size, score_trajectory, weigh
 from shared.schema import Schema
+from shared.training import Objective, TrainSpec
 from shared.trajectory import Trajectory, Turn
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from services.trainer.courier import Courier
 from services.trainer.executor import TrainingError
 from services.trainer.plan import BLOCK_BATCHES
-from shared.job import TrainingTask
 from shared.shards import Ledger, dataset_folder, list_shards, read_shard
+from shared.training import TrainingTask
 from shared.trajectory import Trajectory, part_name
 
 _NAMED = 5

@@ -28,10 +28,10 @@ from services.trainer.supply import Supply
 from services.trainer.watchers import StepRecord, Watchers, watch
 from services.trainer.weights import identify
 from shared.errors import Unavailable
-from shared.job import TrainingState, TrainingStatus, TrainingTask, TrainSpec
 from shared.shards import read_part
 from shared.telemetry import get_logger
 from shared.tracing import span
+from shared.training import TrainingState, TrainingStatus, TrainingTask, TrainSpec
 
 _DATA_POLL_S = 0.5
 _NORMS_SEEN = 32

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from tensorboardX import SummaryWriter
 
 from services.trainer.checkpoint import write_durably
-from shared.job import TrainingTask
 from shared.schema import Schema
 from shared.telemetry import get_logger
+from shared.training import TrainingTask
 
 _log = get_logger(__name__)
 

@@ -30,9 +30,9 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.supply import Supply
 from services.trainer.training import Training
 from shared.errors import DriftError, SettingsError, Unavailable
-from shared.job import TrainingState, TrainingStatus, TrainingTask
 from shared.telemetry import configure_logging, get_logger
 from shared.tracing import configure_tracing, job_span
+from shared.training import TrainingState, TrainingStatus, TrainingTask
 
 _WAIT_S = 1.0
 _LOCK_PATIENCE_S = 60.0

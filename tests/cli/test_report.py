@@ -7,7 +7,9 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from cli.report import build_table, compare, write_report
-from shared.job import Evaluation, JobStatus, RolloutSummary, State, TrainingState, TrainingStatus
+from shared.measures import Evaluation, RolloutSummary
+from shared.status import JobStatus, State
+from shared.training import TrainingState, TrainingStatus
 
 
 def evaluation(policy: str, multi_at: list[float], unique: float, dataset: str = "test.jsonl") -> Evaluation:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from cli.generator import generate
-from shared.job import JobStatus, State
+from shared.status import JobStatus, State
 from tests.docker.compose import ROOT, Project, run, until
 
 pytestmark = pytest.mark.docker

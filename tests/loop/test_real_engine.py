@@ -20,7 +20,7 @@ from services.rollout.engines.control import Control
 from services.rollout.engines.engine import ContextExceeded, Engine, Interrupted, Refused, Sampling
 from services.rollout.engines.inspection import PROBE, check_neutral
 from services.rollout.engines.limit import Limit, Load
-from shared.job import JobStatus, State
+from shared.status import JobStatus, State
 from tests.fakes.engine import FakeEngine
 from tests.rollout.client import until
 

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from services.rollout.settings import RolloutSettings
 from shared import keys
-from shared.job import State
 from shared.shards import dataset_folder, read_part
+from shared.status import State
 from tests.fakes.engine import FIRST_TOKEN, FakeEngine
 from tests.rollout.client import PROBLEMS, submit, until
 from tests.rollout.test_reuse import count_questions

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from shared.job import JobStatus
+from shared.status import JobStatus
 
 PROBLEMS = [
     {"id": f"p{n}", "kind": "choice", "problem": f"Question {n}?", "answer": "B", "choices": ["x", "y"]}

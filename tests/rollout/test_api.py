@@ -16,7 +16,8 @@ from services.rollout.routes.jobs import Accepted
 from services.rollout.routes.presets import PresetList
 from services.rollout.settings import RolloutSettings
 from services.rollout.weights import WeightReport
-from shared.job import JobSpec, JobStatus
+from shared.job import JobSpec
+from shared.status import JobStatus
 from tests.rollout.client import PROBLEMS, finish, submit
 
 NOBODY = "20260101-000000-abcdef"

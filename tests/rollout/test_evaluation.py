@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.rollout.evaluation import count, evaluate
 from shared.grading import Verdict
-from shared.job import Evaluation
+from shared.measures import Evaluation
 from shared.trajectory import Problem, Trajectory, Turn
 
 MAX_TURNS = 5

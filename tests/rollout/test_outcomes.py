@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from services.rollout.outcomes import Outcomes
 from services.trainer.population import assign_weights, choose_skipped
 from shared.grading import Verdict
-from shared.job import Objective
 from shared.returns import ReturnSpec, effective_sample_size, score_trajectory
 from shared.shards import write_shard
+from shared.training import Objective
 from shared.trajectory import ENDINGS, Ending, Problem, Trajectory, Turn
 
 OBJECTIVES: tuple[Objective, ...] = ("drift", "all_turns", "uniform", "star", "single_turn")

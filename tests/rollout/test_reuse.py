@@ -7,7 +7,8 @@ import pytest
 from redis.asyncio import Redis
 
 from shared import keys
-from shared.job import State, TrainingState, TrainingStatus, TrainingTask
+from shared.status import State
+from shared.training import TrainingState, TrainingStatus, TrainingTask
 from tests.fakes.engine import FakeEngine
 from tests.rollout.client import PROBLEMS, finish, submit, until
 

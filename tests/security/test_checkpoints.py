@@ -14,8 +14,8 @@ from services.trainer.executor import Executor, TrainingError
 from services.trainer.export import export
 from services.trainer.orders import Begin
 from services.trainer.ranks import Ranks
-from shared.job import TrainingTask, TrainSpec
 from shared.returns import ReturnSpec
+from shared.training import TrainingTask, TrainSpec
 from tests.trainer.tiny import save_model
 
 

@@ -13,8 +13,8 @@ from redis.exceptions import NoPermissionError
 from services.rollout.settings import RolloutSettings
 from services.trainer.courier import Courier
 from services.trainer.settings import TrainerSettings
-from shared.job import State
 from shared.shards import dataset_folder, recorded_groups
+from shared.status import State
 from tests.conftest import serve_valkey
 from tests.rollout.client import finish, submit
 

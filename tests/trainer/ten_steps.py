@@ -11,8 +11,8 @@ from services.trainer.orders import Begin, Step
 from services.trainer.packing import split_batch
 from services.trainer.plan import make_plan
 from services.trainer.ranks import join
-from shared.job import TrainingTask, TrainSpec
 from shared.returns import ReturnSpec
+from shared.training import TrainingTask, TrainSpec
 from tests.trainer.tiny import make_groups
 
 

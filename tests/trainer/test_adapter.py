@@ -20,8 +20,8 @@ from services.trainer.packing import split_batch
 from services.trainer.plan import make_plan
 from services.trainer.ranks import Ranks
 from services.trainer.weights import identify
-from shared.job import LoraSpec, TrainingTask, TrainSpec
 from shared.returns import ReturnSpec
+from shared.training import LoraSpec, TrainingTask, TrainSpec
 from tests.trainer.tiny import make_groups, save_model
 
 TOKENS = torch.tensor([[1, 5, 9, 33, 7, 2]])

@@ -11,8 +11,8 @@ from torch import nn
 from services.trainer import checkpoint
 from services.trainer.checkpoint import Cursor, Saver, find_latest, load, prune, step_folder
 from services.trainer.ranks import Ranks
-from shared.job import TrainingTask, TrainSpec
 from shared.returns import ReturnSpec
+from shared.training import TrainingTask, TrainSpec
 
 TASK = TrainingTask(
     job="job", stage=0, model="m", tokenizer="m", groups=6, group_size=4, train=TrainSpec(), returns=ReturnSpec()

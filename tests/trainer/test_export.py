@@ -14,8 +14,9 @@ from services.trainer.card import write_card
 from services.trainer.executor import Executor
 from services.trainer.orders import Begin, Export
 from services.trainer.ranks import Ranks
-from shared.job import Composition, TrainingState, TrainingStatus, TrainingTask, TrainSpec
+from shared.measures import Composition
 from shared.returns import ReturnSpec
+from shared.training import TrainingState, TrainingStatus, TrainingTask, TrainSpec
 from tests.trainer.tiny import save_model
 
 STATUS = TrainingStatus(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.job import TrainingState, TrainSpec
 from shared.stream import connect
+from shared.training import TrainingState, TrainSpec
 from tests.conftest import serve_valkey
 from tests.trainer.tiny import save_model
 from tests.trainer.torchrun import Trainer, read_status, running, submit, succeed

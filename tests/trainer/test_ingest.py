@@ -14,8 +14,8 @@ from services.trainer import ingest as ingest_module
 from services.trainer.ingest import Ingest
 from services.trainer.settings import TrainerSettings
 from shared import keys
-from shared.job import JobStatus, State
 from shared.shards import dataset_folder, list_shards, read_part
+from shared.status import JobStatus, State
 from shared.stream import TrajectoryStream, connect
 from shared.trajectory import Trajectory
 from tests.trainer.tiny import make_groups, make_trajectory

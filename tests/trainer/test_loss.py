@@ -12,8 +12,8 @@ from services.trainer.loss import SupervisedModel, weighted
 from services.trainer.packing import split_batch
 from services.trainer.plan import make_plan
 from services.trainer.population import Example
-from shared.job import TrainSpec
 from shared.returns import ReturnSpec
+from shared.training import TrainSpec
 from tests.trainer.tiny import VOCABULARY, make_groups, make_model
 
 CPU = torch.device("cpu")

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwe
 from services.trainer.adapter import attach_adapter
 from services.trainer.memory import RESERVE, bytes_per_token, estimate_memory
 from services.trainer.model import Sharding, list_parts, shard_part
-from shared.job import JobSpec, LoraSpec
+from shared.job import JobSpec
+from shared.training import LoraSpec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GPU = 79 * 2**30

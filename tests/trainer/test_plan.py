@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from services.trainer.plan import Plan, count_steps, make_plan
 from services.trainer.population import Example, Population
-from shared.job import TrainSpec
 from shared.returns import ReturnSpec, score_trajectory, weigh
+from shared.training import TrainSpec
 from tests.trainer.tiny import END, make_groups, make_trajectory
 
 

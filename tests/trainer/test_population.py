@@ -20,8 +20,8 @@ from services.trainer.population import (
 )
 from shared.errors import SpecError
 from shared.grading import Verdict
-from shared.job import Objective, TrainSpec
 from shared.returns import ReturnSpec
+from shared.training import Objective, TrainSpec
 from shared.trajectory import Trajectory
 from tests.trainer.tiny import END, make_groups, make_model, make_trajectory
 

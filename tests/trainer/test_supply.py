@@ -8,9 +8,9 @@ import pytest
 from services.trainer.courier import Courier
 from services.trainer.executor import TrainingError
 from services.trainer.supply import Supply
-from shared.job import TrainingTask, TrainSpec
 from shared.returns import ReturnSpec
 from shared.shards import dataset_folder, write_shard
+from shared.training import TrainingTask, TrainSpec
 from tests.trainer.tiny import make_groups
 
 ROWS = make_groups(groups=12)

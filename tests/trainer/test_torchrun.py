@@ -24,10 +24,10 @@ from services.trainer.population import is_held_out
 from services.trainer.ranks import Ranks
 from services.trainer.training import schedule
 from shared import keys
-from shared.job import LoraSpec, TrainingState, TrainingTask, TrainSpec
 from shared.returns import ReturnSpec
 from shared.shards import list_shards
 from shared.stream import TrajectoryStream, connect
+from shared.training import LoraSpec, TrainingState, TrainingTask, TrainSpec
 from tests.conftest import serve_valkey
 from tests.trainer.tiny import make_groups, save_model
 from tests.trainer.torchrun import (

@@ -1,7 +1,7 @@
 """Promises of one training's pure parts: the schedule, and what counts as an explosion."""
 
 from services.trainer.training import limit_norm, schedule
-from shared.job import TrainSpec
+from shared.training import TrainSpec
 
 
 def test_the_learning_rate_warms_up_and_stays() -> None:

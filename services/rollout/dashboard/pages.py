@@ -19,7 +19,7 @@ from services.rollout.events import newest_event
 from services.rollout.history import History
 from services.rollout.jobs import Jobs
 from services.rollout.report import percent
-from shared.job import Evaluation
+from shared.measures import Evaluation
 from shared.schema import Schema
 
 MOST_COMPARED = 12

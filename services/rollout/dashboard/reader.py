@@ -13,8 +13,9 @@ from services.rollout.jobs import Jobs
 from services.rollout.records import Filter, Records, TrajectoryRecord
 from shared.errors import SpecError
 from shared.grading import Verdict
-from shared.job import JobSpec, JobStatus
+from shared.job import JobSpec
 from shared.schema import Schema
+from shared.status import JobStatus
 from shared.trajectory import ENDINGS, part_name
 from shared.web import describe_faults
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi.templating import Jinja2Templates
 
 from services.rollout.report import percent
-from shared.job import JobStatus
+from shared.status import JobStatus
 
 
 def duration(seconds: float) -> str:

@@ -11,8 +11,8 @@ from services.rollout.dashboard.charts import Chart, Series
 from services.rollout.dashboard.rendering import TEMPLATES
 from services.rollout.jobs import Jobs
 from services.rollout.weights import Histogram, WeightReport, report_weights
-from shared.job import Objective
 from shared.returns import ReturnSpec
+from shared.training import Objective
 
 
 def build_what_if(jobs: Jobs, archive: Archive) -> APIRouter:

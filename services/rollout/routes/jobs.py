@@ -11,8 +11,9 @@ from services.rollout.intake import Intake
 from services.rollout.jobs import Jobs
 from services.rollout.routes import examples
 from services.rollout.routes.examples import give
-from shared.job import JobSpec, JobStatus, State
+from shared.job import JobSpec
 from shared.schema import Schema
+from shared.status import JobStatus, State
 
 JobPath = Annotated[str, Path(max_length=64, description="The job's id.", examples=[examples.JOB])]
 

@@ -17,9 +17,9 @@ from services.rollout.routes.examples import give
 from services.rollout.routes.jobs import JobPath
 from services.rollout.weights import WeightReport, report_weights
 from shared.errors import NotFound
-from shared.job import Objective
 from shared.returns import ReturnSpec
 from shared.schema import Schema
+from shared.training import Objective
 
 
 class Page(Filter):

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from shared.job import State
+from shared.status import State
 from tests.fakes.engine import FakeEngine
 from tests.rollout.client import finish, submit, until
 

@@ -15,7 +15,8 @@ from services.rollout.engines.policy import Policies
 from services.rollout.engines.pool import Engines
 from services.rollout.settings import RolloutSettings
 from shared import keys
-from shared.job import State, TrainingState, TrainingStatus, TrainingTask
+from shared.status import State
+from shared.training import TrainingState, TrainingStatus, TrainingTask
 from tests.conftest import second_try
 from tests.fakes.engine import FakeEngine, Serving
 from tests.rollout.client import PROBLEMS, finish, submit, until

@@ -13,7 +13,8 @@ from cli.ports import choose_free
 from services.rollout.app import create_app
 from services.rollout.settings import RolloutSettings
 from shared import keys
-from shared.job import State, TrainingState, TrainingStatus
+from shared.status import State
+from shared.training import TrainingState, TrainingStatus
 from tests.conftest import second_try
 from tests.fakes.engine import FakeEngine, Serving, build_app
 from tests.rollout.client import PROBLEMS, finish, submit, until
