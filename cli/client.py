@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self
 from urllib.parse import urlencode
@@ -15,6 +16,8 @@ from shared.schema import Schema
 from shared.status import JobStatus
 
 TIMEOUT_S = 60.0
+WORDLESS_S = 45.0
+"""An event stream says something every fifteen seconds; one that is silent for longer has broken."""
 
 
 class ApiError(DriftError):
@@ -23,6 +26,17 @@ class ApiError(DriftError):
     def __init__(self, status: int, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.status = status
+
+
+@dataclass(frozen=True)
+class Event:
+    """One server-sent event."""
+
+    id: str
+    """To go on after; empty where the event has none."""
+    kind: str
+    """`status`, `training`, at last `end`; `alive` where nothing happens for a while."""
+    data: str
 
 
 class _Accepted(Schema):
@@ -91,16 +105,40 @@ class JobClient:
         """The problem sets that a job can name, as the service gives them."""
         return (await self._ask("GET", "/v1/presets")).content
 
+    async def report(self, job: str) -> bytes:
+        """A job's report with its figures, zipped."""
+        return (await self._ask("GET", f"/v1/jobs/{job}/report?format=zip")).content
+
     async def export(self, job: str, format: str, part: str | None) -> AsyncIterator[bytes]:
         """A job's trajectories, piece by piece."""
         asked = urlencode({"format": format} | ({"part": part} if part else {}))
+        async with self._stream(f"/v1/jobs/{job}/export?{asked}") as reply:
+            async for piece in reply.aiter_bytes():
+                yield piece
+
+    async def events(self, job: str, after: str) -> AsyncIterator[Event]:
+        """What happens to a job after the event `after`, until the connection ends or breaks (`Unavailable`)."""
+        fields: dict[str, str] = {}
+        async with self._stream(f"/v1/jobs/{job}/events", {"Last-Event-ID": after}, read_s=WORDLESS_S) as reply:
+            async for line in reply.aiter_lines():
+                name, _, value = line.partition(":")
+                if line:
+                    fields[name] = value.removeprefix(" ")
+                elif fields:
+                    yield Event(fields.get("id", ""), fields.get("event", "alive"), fields.get("data", ""))
+                    fields = {}
+
+    @asynccontextmanager
+    async def _stream(
+        self, path: str, headers: dict[str, str] | None = None, *, read_s: float = TIMEOUT_S
+    ) -> AsyncIterator[httpx.Response]:
         try:
-            async with self._http.stream("GET", f"/v1/jobs/{job}/export?{asked}") as reply:
+            timeout = httpx.Timeout(TIMEOUT_S, read=read_s)
+            async with self._http.stream("GET", path, headers=headers, timeout=timeout) as reply:
                 if reply.is_error:
                     await reply.aread()
                     raise _read_problem(reply)
-                async for piece in reply.aiter_bytes():
-                    yield piece
+                yield reply
         except httpx.TransportError as error:
             raise self._silent(error) from None
 

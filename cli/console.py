@@ -20,13 +20,19 @@ out = Console()
 err = Console(stderr=True)
 T = TypeVar("T")
 
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 refused, failed, or not healthy; 2 a mistake in what was typed, in a setting or in a job, "
+    "which the message names; 3 `drift verify` could not grade; 130 Ctrl-C; 143 ended by a signal. With --json, "
+    "standard output carries JSON alone; everything for people goes to standard error."
+)
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Url = Annotated[str | None, typer.Option(help="The rollout service; default: this machine's, DRIFT_ROLLOUT_PORT.")]
 Job = Annotated[str, typer.Argument(help="The job's id, as `drift submit` and `drift jobs` print it.")]
 
 
 class Commands(typer.Typer):
-    """Turns this project's errors into one clear message and an exit code: 2 for what the user has to mend, else 1."""
+    """Turns this project's errors into one clear message and an exit code, see `EXIT_CODES`."""
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         try:

@@ -17,7 +17,7 @@ from cli.ports import choose_free
 from cli.problems import Problems, choose_problems
 from cli.process import Child, Health
 from cli.progress import JobProgress, follow
-from cli.report import build_table, compare, write_report
+from cli.report import build_table, compare, unpack_report
 from cli.settings import LocalSettings
 from shared.errors import DriftError
 from shared.job import JobSpec, ProtocolSpec, SamplingSpec
@@ -43,8 +43,11 @@ def make_job(problems: Problems) -> JobSpec:
     )
 
 
-async def run_demo(settings: LocalSettings, console: Console) -> None:
-    """Run it all; raises `DriftError` where anything fails. What it starts is gone when it returns or raises."""
+async def run_demo(settings: LocalSettings, console: Console) -> JobStatus:
+    """Run it all; the job as it ended. Raises `DriftError` where anything fails.
+
+    What it starts is gone when it returns or raises.
+    """
     begun = time.monotonic()
     problems = choose_problems(settings.problems_root, TRAIN_PROBLEMS, TEST_PROBLEMS)
     console.print(f"Problems: {problems.origin}.", highlight=False)
@@ -62,17 +65,16 @@ async def run_demo(settings: LocalSettings, console: Console) -> None:
                 with suppress(DriftError):  # left alone, it would go on with the next stack
                     await jobs.cancel(job)
                 raise
-            report = write_report(settings.runs_root / job, status, await jobs.get_json(job), shown.seconds)
+            report, *_ = unpack_report(await jobs.report(job), settings.runs_root / job / "report")
     _conclude(status, report, logs, time.monotonic() - begun, console)
+    return status
 
 
 def _conclude(status: JobStatus, report: Path, logs: Path, seconds: float, console: Console) -> None:
     comparisons = compare(status)
     for comparison in comparisons:
         console.print(build_table(comparison))
-    console.print(
-        f"Report: {report}, {report.with_name('report.json')}, {report.with_name('curves.png')}", highlight=False
-    )
+    console.print(f"Report: {report}, its figures and numbers beside it.", highlight=False)
     if status.state is not State.SUCCEEDED:
         raise DemoFailed(
             f"Job {status.id} {status.state}: {status.error or 'no reason given'}", remedy=f"See the logs in {logs}."

@@ -16,7 +16,9 @@ from redis.exceptions import RedisError
 from services.rollout.engines.engine import Sampling
 from services.rollout.engines.inspection import PROBE, inspect
 from services.rollout.engines.pool import Engines
+from services.rollout.problems.files import ENDINGS
 from services.rollout.settings import RolloutSettings
+from shared import keys
 from shared.errors import DriftError
 from shared.grading import VerifyItem
 from shared.schema import Schema
@@ -51,11 +53,12 @@ async def examine(settings: RolloutSettings, rollout_url: str) -> list[Finding]:
     """Look at everything; nothing is changed, and a fault of one thing does not keep from looking at the others."""
     looks: dict[str, Callable[[], Awaitable[Finding]]] = {
         "Redis": lambda: look_at_redis(settings.redis_url),
+        "trainer": lambda: look_at_trainer(settings.redis_url),
         "engines": lambda: look_at_engines(settings),
         "verifier": lambda: look_at_verifier(settings),
         "rollout service": lambda: look_at_rollout(rollout_url),
     }
-    findings = [look_at_versions(), look_at_disk(settings.runs_root)]
+    findings = [look_at_versions(), look_at_disk(settings.runs_root), look_at_problems(settings.data_root)]
     for what, look in looks.items():
         try:
             findings.append(await look())
@@ -88,6 +91,34 @@ def look_at_disk(runs_root: Path) -> Finding:
         state="good" if enough else "doubtful",
         said=f"{free:.0f} GB free for {runs_root}",
         remedy=None if enough else "A training's checkpoints take some twelve bytes a parameter: free some room.",
+    )
+
+
+def look_at_problems(data_root: Path) -> Finding:
+    """Files that a job can name as `path`."""
+    files = sum(path.name.endswith(ENDINGS) for path in data_root.rglob("*"))
+    return Finding(
+        what="problems",
+        state="good" if files else "doubtful",
+        said=f"{files} files in {data_root}",
+        remedy=None
+        if files
+        else "Name a folder of .jsonl, .csv or .parquet files in DRIFT_DATA_ROOT; or take a preset.",
+    )
+
+
+async def look_at_trainer(redis_url: str) -> Finding:
+    """Whether one waits for trainings or works at one."""
+    try:
+        async with Redis.from_url(redis_url, socket_timeout=_TIMEOUT_S) as redis:
+            alive = await redis.exists(keys.TRAINER_ALIVE)
+    except (RedisError, OSError):
+        return Finding(what="trainer", state="doubtful", said="not known without Redis")
+    return Finding(
+        what="trainer",
+        state="good" if alive else "doubtful",
+        said="alive" if alive else "none is alive",
+        remedy=None if alive else "Jobs with `train` wait for one: `torchrun -m services.trainer`, or `drift up`.",
     )
 
 

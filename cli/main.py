@@ -1,17 +1,17 @@
 """The command `drift`: the local stack, the demo, and jobs."""
 
 from cli.commands import jobs, recorded, setup, stack
-from cli.console import Commands
+from cli.console import EXIT_CODES, Commands
 from cli.verify import verify
 
-app = Commands(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = Commands(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__, epilog=EXIT_CODES)
 
 for command in (stack.up, stack.down, stack.status, stack.demo, verify, setup.init, setup.doctor):
     app.command()(command)
 app.command("jobs")(jobs.list_jobs)
 for command in (jobs.submit, jobs.show, jobs.watch, jobs.cancel, jobs.pause, jobs.resume):
     app.command()(command)
-for command in (recorded.export, recorded.reweight, recorded.presets):
+for command in (recorded.report, recorded.export, recorded.reweight, recorded.presets):
     app.command()(command)
 
 if __name__ == "__main__":

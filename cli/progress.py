@@ -1,4 +1,7 @@
-"""A job's phases as live progress bars; a line for each phase that is over, which also reads well in a log file."""
+"""A job's phases as live progress bars; a line for each phase that is over, which also reads well in a log file.
+
+A job is followed by its events: nothing is asked twice, and a connection that breaks goes on where it was.
+"""
 
 import asyncio
 import time
@@ -15,12 +18,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cli.client import JobClient
+from cli.client import Event, JobClient
 from shared.errors import Unavailable
 from shared.status import JobStatus, State
 from shared.training import TrainingStatus
 
-POLL_S = 0.5
+PAUSE_S = 0.5
+"""Before a connection that has ended is opened again."""
+NEWEST = f"{(1 << 64) - 1}-0"
+"""Later than any event: a stream that goes on after it begins with what comes."""
 SILENCE_S = 120.0
 """A rollout service that restarts is waited for so long."""
 
@@ -48,8 +54,6 @@ class JobProgress:
         self._bar: TaskID | None = None
         self._begun = 0.0
         self._total = ""
-        self.seconds: dict[str, float] = {}
-        """How long each phase that is over took, by its label."""
 
     def __enter__(self) -> "JobProgress":
         self._bars.start()
@@ -82,7 +86,6 @@ class JobProgress:
 
     def _finish(self, status: JobStatus) -> None:
         label, seconds = self._label or "", time.monotonic() - self._begun
-        self.seconds[label] = self.seconds.get(label, 0.0) + seconds
         if self._bar is not None:
             self._bars.remove_task(self._bar)
         if not self._shown:
@@ -108,16 +111,32 @@ def describe_training(training: TrainingStatus) -> str:
 
 async def follow(jobs: JobClient, job: str, shown: JobProgress) -> JobStatus:
     """Show the job until it ends; its last status. Raises `Unavailable` when the service stays silent."""
-    heard = time.monotonic()
-    while True:
+    status, last, heard = await jobs.get(job), NEWEST, time.monotonic()
+    while not status.state.final:
+        shown.update(status)
         try:
-            status = await jobs.get(job)
+            async for event in jobs.events(job, last):
+                heard, last = time.monotonic(), event.id or last
+                status = _apply(event, status)
+                shown.update(status)
+            status = await jobs.get(job)  # events leave out what would repeat itself, and a stream may have missed some
+            heard = time.monotonic()
         except Unavailable:
             if time.monotonic() - heard > SILENCE_S:
                 raise
-        else:
-            heard = time.monotonic()
-            shown.update(status)
-            if status.state.final:
-                return status
-        await asyncio.sleep(POLL_S)
+        if not status.state.final:
+            await asyncio.sleep(PAUSE_S)
+    shown.update(status)
+    return status
+
+
+def _apply(event: Event, status: JobStatus) -> JobStatus:
+    match event.kind:
+        case "status":
+            return JobStatus.model_validate_json(event.data)
+        case "training":
+            training = TrainingStatus.model_validate_json(event.data)
+            others = [each for each in status.trainings if each.stage != training.stage]
+            return status.model_copy(update={"trainings": [*others, training]})
+        case _:
+            return status

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cli.console import Json
 from services.verifier.grading.tiers import Decision, decide, extract
 from services.verifier.metrics import Metrics
 from services.verifier.pool import WorkerPool
@@ -25,9 +26,12 @@ def verify(
     url: Annotated[
         str | None, typer.Option(help="A running verifier; absent grades on this machine, without a server.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Grade RESPONSE against the gold answer. Exit code 0: correct, 1: not correct, 3: could not be graded."""
+    """Grade RESPONSE against the gold answer; exit code 0: correct, 1: not correct, 3: could not be graded.
+
+    Example: drift verify 'It is \\boxed{1/2}' --answer 0.5
+    """
     item = VerifyItem.model_validate(
         {
             "id": "cli",

@@ -27,7 +27,10 @@ def submit(
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Submit a job and print its id. Example: drift submit job.yaml --watch"""
+    """Submit a job and print its id.
+
+    Example: drift submit job.yaml --watch
+    """
     body = read_job(file)
 
     async def send() -> str:
@@ -62,7 +65,10 @@ def list_jobs(
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """List the newest jobs. Example: drift jobs --limit 5"""
+    """List the newest jobs.
+
+    Example: drift jobs --limit 5
+    """
 
     async def ask() -> list[JobStatus]:
         async with open_jobs(url) as jobs:
@@ -80,7 +86,10 @@ def list_jobs(
 
 
 def show(job: Job, as_json: Json = False, url: Url = None) -> None:
-    """Show one job and its evaluations. Example: drift show 20260101-120000-0123ab"""
+    """Show one job and its evaluations.
+
+    Example: drift show 20260101-120000-0123ab
+    """
 
     async def ask() -> bytes:
         async with open_jobs(url) as jobs:
@@ -101,7 +110,10 @@ def show(job: Job, as_json: Json = False, url: Url = None) -> None:
 
 
 def watch(job: Job, as_json: Json = False, url: Url = None) -> None:
-    """Follow one job to its end, live; exit code 0 only when it succeeds. Example: drift watch JOB"""
+    """Follow one job to its end, live; exit code 0 only when it succeeds.
+
+    Example: drift watch JOB
+    """
 
     async def see() -> JobStatus:
         async with open_jobs(url) as jobs:
@@ -120,17 +132,26 @@ def watch(job: Job, as_json: Json = False, url: Url = None) -> None:
 
 
 def cancel(job: Job, as_json: Json = False, url: Url = None) -> None:
-    """Cancel one job; what it has recorded stays. Example: drift cancel JOB"""
+    """Cancel one job; what it has recorded stays.
+
+    Example: drift cancel JOB
+    """
     _command("DELETE", job, "", f"{job} is being cancelled.", as_json, url)
 
 
 def pause(job: Job, as_json: Json = False, url: Url = None) -> None:
-    """Stop rolling out until resumed; a training that runs goes on. Example: drift pause JOB"""
+    """Stop rolling out until resumed; a training that runs goes on.
+
+    Example: drift pause JOB
+    """
     _command("POST", job, "/pause", f"{job} is being paused; go on with `drift resume {job}`.", as_json, url)
 
 
 def resume(job: Job, as_json: Json = False, url: Url = None) -> None:
-    """Go on with a paused job. Example: drift resume JOB"""
+    """Go on with a paused job.
+
+    Example: drift resume JOB
+    """
     _command("POST", job, "/resume", f"{job} goes on.", as_json, url)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cli.commands.jobs import watch
 from cli.console import Job, Json, Url, open_jobs, out, run
+from cli.report import unpack_report
 from shared.errors import Conflict
 from shared.job import JobSpec
 from shared.measures import Composition
@@ -58,6 +59,32 @@ class _PresetList(Schema):
     presets: list[_Preset]
 
 
+def report(
+    job: Job,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder; default: JOB-report.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into the folder where there is one.")] = False,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Save a job's report: report.md with its figures as SVG, and the same numbers as report.json.
+
+    Example: drift report JOB -o my-report
+    """
+    folder = output or Path(f"{job}-report")
+    if folder.exists() and not force:
+        raise Conflict(f"{folder} is there already.", remedy="Name another with --output, or give --force.")
+
+    async def ask() -> bytes:
+        async with open_jobs(url) as jobs:
+            return await jobs.report(job)
+
+    files = unpack_report(run(ask()), folder)
+    if as_json:
+        print(json.dumps({"files": [str(file) for file in files]}))
+    else:
+        out.print(f"{folder / 'report.md'}, with {len(files) - 1} files beside it.", highlight=False)
+
+
 def export(
     job: Job,
     format: Annotated[Literal["jsonl", "parquet", "hf"], typer.Option(help="hf: a tar of a dataset folder.")] = "jsonl",
@@ -69,7 +96,10 @@ def export(
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Save a job's trajectories with return and weight. Example: drift export JOB --format parquet -o out.parquet"""
+    """Save a job's trajectories with return and weight.
+
+    Example: drift export JOB --format parquet -o out.parquet
+    """
     path = output or Path(f"{job}.{'tar' if format == 'hf' else format}")
     if path.exists() and not force:
         raise Conflict(f"{path} is there already.", remedy="Name another with --output, or give --force.")
@@ -127,7 +157,10 @@ def reweight(
 
 
 def presets(as_json: Json = False, url: Url = None) -> None:
-    """List the problem sets that a job can name as `preset`. Example: drift presets"""
+    """List the problem sets that a job can name as `preset`.
+
+    Example: drift presets
+    """
 
     async def ask() -> bytes:
         async with open_jobs(url) as jobs:

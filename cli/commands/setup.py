@@ -15,14 +15,25 @@ from cli.settings import LocalSettings
 from shared.settings import load_settings
 
 
-def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("job.yaml")) -> None:
-    """Write a commented job file to begin with. Example: drift init my-job.yaml"""
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("job.yaml"), as_json: Json = False
+) -> None:
+    """Write a commented job file to begin with.
+
+    Example: drift init my-job.yaml
+    """
     write_job_file(path)
+    if as_json:
+        print(json.dumps({"path": str(path)}))
+        return
     out.print(f"{path} is written: name your questions in it, then `drift submit {path}`.", highlight=False)
 
 
 def doctor(as_json: Json = False, url: Url = None) -> None:
-    """Look at Redis, engines, verifier, disk and versions; exit code 0 when a job could run. Example: drift doctor"""
+    """Look at versions, disk, problems, Redis, engines, verifier, trainer and the service; 0 when a job could run.
+
+    Example: drift doctor
+    """
     local = load_settings(LocalSettings)
     findings = run(examine(local.to_rollout_settings(), url or local.rollout_url))
     if as_json:

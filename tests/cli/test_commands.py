@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from cli.main import app
@@ -56,6 +57,13 @@ def test_a_job_goes_from_a_yaml_file_to_its_export_and_to_another_training(url: 
     twice = drift("export", job, "--format", "parquet", "-o", "out.parquet", "--url", url, cwd=tmp_path)
     assert (twice.returncode, "--force" in twice.stderr) == (1, True)
 
+    files = json.loads(drift("report", job, "-o", "told", "--json", "--url", url, cwd=tmp_path).stdout)["files"]
+    assert files[0] == "told/report.md"
+    assert {"told/report.json", "told/figures/rollouts.svg"} <= set(files)
+    for name in files:
+        assert (tmp_path / name).stat().st_size
+    assert drift("report", job, "-o", "told", "--url", url, cwd=tmp_path).returncode == 1
+
     report = drift("reweight", job, "--beta", "0.5", "--lambda", "1", "--json", "--url", url, cwd=tmp_path)
     seen = json.loads(report.stdout)
     assert seen["job"] is None
@@ -90,8 +98,42 @@ def test_what_a_user_has_to_mend_is_said_and_ends_with_2(url: str, tmp_path: Pat
     assert "gpqa_diamond" in listed.stdout and "gated" in listed.stdout
 
 
-def test_every_job_command_shows_an_example_and_speaks_to_machines() -> None:
-    commands = get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
-    for name in ("submit", "jobs", "show", "watch", "cancel", "pause", "resume", "export", "reweight", "presets"):
-        assert f"Example: drift {name}" in commands[name].help, name
-        assert any("--json" in option.opts for option in commands[name].params), name
+def walk(command: object, name: str) -> Iterator[tuple[str, TyperCommand]]:
+    """Every command with what is typed to run it."""
+    if isinstance(command, TyperGroup):
+        for part in command.commands.values():
+            yield from walk(part, f"{name} {part.name}")
+    else:
+        assert isinstance(command, TyperCommand)
+        yield name, command
+
+
+COMMANDS = list(walk(get_command(app), "drift"))
+
+
+@pytest.mark.parametrize(("typed", "command"), COMMANDS, ids=[typed for typed, _ in COMMANDS])
+def test_every_command_has_help_with_an_example_and_speaks_to_machines(typed: str, command: TyperCommand) -> None:
+    said, _, example = (command.help or "").partition("Example: ")
+    assert said.strip().endswith("."), "say what it does"
+    assert example.startswith(typed)
+    assert any("--json" in option.opts for option in command.params)
+    undescribed = [option.name for option in command.params if not getattr(option, "help", None)]
+    assert undescribed in ([], ["help"])
+
+
+def test_the_exit_codes_are_in_the_help() -> None:
+    shown = drift("--help", cwd=ROOT).stdout
+    assert "Exit codes" in shown and "Ctrl-C" in shown
+
+
+def test_without_a_stack_machines_hear_so_on_standard_output_alone(tmp_path: Path) -> None:
+    for arguments, code, said in [(("status", "--json"), 1, None), (("down", "--json"), 0, {"stopped": None})]:
+        ended = drift(*arguments, cwd=tmp_path)
+        assert (ended.returncode, json.loads(ended.stdout), ended.stderr) == (code, said, "")
+
+
+def test_a_job_file_is_written_once(tmp_path: Path) -> None:
+    assert json.loads(drift("init", "--json", cwd=tmp_path).stdout) == {"path": "job.yaml"}
+    again = drift("init", "--json", cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "job.yaml is there already" in again.stderr

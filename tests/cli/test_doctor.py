@@ -21,6 +21,7 @@ async def test_a_whole_stack_is_found_well(settings: RolloutSettings, service: A
     assert {name for name, finding in found.items() if finding.state == "bad"} == set()
     assert "token ids" in found["engines"].said
     assert found["Redis"].state == "doubtful"  # the tests' server has no append-only file
+    assert found["trainer"].state == "doubtful" and "torchrun" in (found["trainer"].remedy or "")  # none runs here
     assert found["verifier"].said.endswith("grades correct and incorrect")
 
 

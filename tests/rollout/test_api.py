@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from services.rollout.app import create_app
 from services.rollout.metrics import JobMetrics
 from services.rollout.records import TrajectoryPage
-from services.rollout.report import JobReport
+from services.rollout.report.facts import JobReport
 from services.rollout.routes import examples
 from services.rollout.routes.jobs import Accepted
 from services.rollout.routes.presets import PresetList

@@ -13,12 +13,13 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from redis.asyncio import Redis
 
-from services.rollout.dashboard.charts import Chart, draw_evaluations, draw_job
+from services.rollout.chart import Chart, draw_evaluations
+from services.rollout.dashboard.charts import draw_job
 from services.rollout.dashboard.rendering import TEMPLATES
 from services.rollout.events import newest_event
 from services.rollout.history import History
 from services.rollout.jobs import Jobs
-from services.rollout.report import percent
+from services.rollout.report.markdown import escape, percent, write_table
 from shared.measures import Evaluation
 from shared.schema import Schema
 
@@ -119,5 +120,4 @@ def _write_csv(rows: Sequence[Sequence[str]]) -> str:
 
 def _write_markdown(rows: Sequence[Sequence[str]]) -> str:
     header, *body = rows
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in body]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *escaped))
+    return "\n".join(write_table(header, [[escape(cell) for cell in row] for row in body]))

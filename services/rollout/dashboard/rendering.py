@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastapi.templating import Jinja2Templates
 
-from services.rollout.report import percent
+from services.rollout.report.markdown import percent
 from shared.status import JobStatus
 
 

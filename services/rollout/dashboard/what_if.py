@@ -7,10 +7,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from services.rollout.archive import Archive
-from services.rollout.dashboard.charts import Chart, Series
+from services.rollout.chart import Chart, Series, draw_histogram
 from services.rollout.dashboard.rendering import TEMPLATES
 from services.rollout.jobs import Jobs
-from services.rollout.weights import Histogram, WeightReport, report_weights
+from services.rollout.weights import WeightReport, report_weights
 from shared.returns import ReturnSpec
 from shared.training import Objective
 
@@ -47,8 +47,8 @@ def draw_weights(reports: Sequence[WeightReport]) -> list[Chart]:
     report = weighted[-1]
     turns = report.by_turn
     return [
-        _draw_histogram("weights", "Weights", report.weights),
-        _draw_histogram("returns", "Returns", report.returns_histogram),
+        draw_histogram("weights", "Weights of trajectories", report.weights),
+        draw_histogram("returns", "Returns of trajectories", report.returns_histogram),
         Chart(
             key="by-turn",
             title="Share of the weight, by the turn that solved",
@@ -60,15 +60,3 @@ def draw_weights(reports: Sequence[WeightReport]) -> list[Chart]:
             series=[Series(label="of the weight", values=[each.weight_share for each in turns])],
         ),
     ]
-
-
-def _draw_histogram(key: str, title: str, histogram: Histogram) -> Chart:
-    return Chart(
-        key=key,
-        title=f"{title}, trajectories",
-        kind="bars",
-        x=[float(place) for place in range(len(histogram.counts))],
-        x_label="from",
-        ticks=[f"{edge:.2g}" for edge in histogram.edges[:-1]],
-        series=[Series(label="trajectories", values=[float(count) for count in histogram.counts])],
-    )

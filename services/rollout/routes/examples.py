@@ -104,7 +104,10 @@ REPORT: dict[str, Any] = {
     "checkpoint": None, "spec": SPEC, "problems": [128, 256], "skipped_rows": [0, 0], "skipped_reasons": [],
     "evaluations": [FIGURES],
     "rollouts": [{"figures": FIGURES | {"part": "rollout-0", "phase": "rollout"}, "interval": [[0.2, 0.3]],
-                  "composition": COMPOSITION, "effective_sample_size": SIZE}],
+                  "composition": COMPOSITION, "effective_sample_size": SIZE,
+                  "weights": {"edges": [0.0, 1.0, 8.0], "counts": [800, 224]},
+                  "composition_at": [{"trajectories": 1, "all_correct": 0.25, "mixed": 0.0, "all_wrong": 0.75}],
+                  "sweeps": [{"gamma": 0.9, "betas": [0.1, 1.0], "effective_sample_size": [2.5, 6.9]}]}],
     "trainings": [], "timings": [{"step": "prepare", "stage": 0, "dataset": 0, "seconds": 0.4}],
 }  # fmt: skip
 PRESETS: dict[str, Any] = {

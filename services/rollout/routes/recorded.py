@@ -1,8 +1,9 @@
 """What jobs have recorded: trajectories, weights, live figures, reports, exports."""
 
+import asyncio
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import Field
 
@@ -11,7 +12,9 @@ from services.rollout.export import ENDINGS, MEDIA_TYPES, Format, export
 from services.rollout.jobs import Jobs
 from services.rollout.metrics import JobMetrics, measure_job
 from services.rollout.records import Filter, Records, TrajectoryPage
-from services.rollout.report import JobReport, to_markdown, write_report
+from services.rollout.report.bundle import bundle_report
+from services.rollout.report.facts import JobReport, gather_facts
+from services.rollout.report.markdown import write_markdown
 from services.rollout.routes import examples
 from services.rollout.routes.examples import give
 from services.rollout.routes.jobs import JobPath
@@ -104,14 +107,20 @@ def build_recorded_routes(jobs: Jobs, records: Records, archive: Archive) -> API
     )
     async def show_report(
         job: JobPath,
-        format: Annotated[Literal["json", "md"] | None, Query(examples=["md"])] = None,
+        request: Request,
+        format: Annotated[Literal["json", "md", "zip"] | None, Query(examples=["md"])] = None,
         accept: Annotated[str, Header(max_length=1000)] = "",
     ) -> Response:
         """The job's facts: measures with intervals over problems, group composition, effective sample sizes, counts,
-        times. As Markdown for people with `?format=md` or `Accept: text/markdown`."""
-        report = await write_report(jobs, archive, job)
+        times. As Markdown for people with `?format=md` or `Accept: text/markdown`; `?format=zip` has its figures,
+        too: `report.md`, `report.json` and `figures/*.svg`."""
+        report = await gather_facts(jobs, archive, job)
+        url = str(request.base_url).rstrip("/")
+        if format == "zip":
+            headers = {"Content-Disposition": f'attachment; filename="{job}-report.zip"'}
+            return Response(await asyncio.to_thread(bundle_report, report, url), 200, headers, "application/zip")
         if format == "md" or (format is None and "text/markdown" in accept):
-            return PlainTextResponse(to_markdown(report), media_type="text/markdown")
+            return PlainTextResponse(write_markdown(report, [], url), media_type="text/markdown")
         return JSONResponse(report.model_dump(mode="json", by_alias=True))
 
     @router.get(
