@@ -19,7 +19,7 @@ Columns = dict[Literal["id", "kind", "problem", "answer", "choices"], str | list
 
 
 class DatasetSpec(Schema):
-    """Problems from exactly one source: a file under the data root, a Hugging Face dataset, a preset, or inline."""
+    """Problems from one source: a file under the data root, a Hugging Face dataset, a preset, inline, or a mix."""
 
     path: str | None = None
     """File under DRIFT_DATA_ROOT: .jsonl, .jsonl.gz, .csv or .parquet, one problem a row."""
@@ -28,6 +28,8 @@ class DatasetSpec(Schema):
     preset: Annotated[str, Field(max_length=64)] | None = None
     """One of the paper's sets by name, e.g. `arc_easy`; `GET /v1/presets` lists them."""
     problems: Annotated[list[Problem], Field(min_length=1, max_length=MAX_INLINE)] | None = None
+    mix: Annotated[list["DatasetSpec"], Field(min_length=2, max_length=16)] | None = None
+    """Several sets, one after the other; each may have a `limit` and a shuffle of its own."""
     config: Annotated[str, Field(max_length=128)] | None = None
     """Configuration of the `hub` dataset; absent takes all of them."""
     split: Annotated[str, Field(max_length=128)] | None = None
@@ -43,11 +45,14 @@ class DatasetSpec(Schema):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        named = [name for name in ("path", "hub", "preset", "problems") if getattr(self, name) is not None]
+        sources = ("path", "hub", "preset", "problems", "mix")
+        named = [name for name in sources if getattr(self, name) is not None]
         if len(named) != 1:
             raise ValueError(
-                f"give exactly one of `path`, `hub`, `preset`, `problems`; got {', '.join(named) or 'none'}"
+                f"give exactly one of {', '.join(f'`{name}`' for name in sources)}; got {', '.join(named) or 'none'}"
             )
+        if self.mix and (self.columns or any(part.mix for part in self.mix)):
+            raise ValueError("a `mix` is of plain sets, each with its own `columns`")
         if self.config is not None and self.hub is None:
             raise ValueError("`config` belongs to `hub`")
         if self.split is not None and self.hub is None and self.preset is None:
@@ -68,6 +73,8 @@ class DatasetSpec(Schema):
         """How reports call this set."""
         if self.preset:
             return f"{self.preset}/{self.split}" if self.split else self.preset
+        if self.mix:
+            return " + ".join(part.name for part in self.mix)
         return self.path or (f"{self.hub}:{self.config or 'all'}/{self.split or 'train'}" if self.hub else "inline")
 
 
@@ -80,6 +87,8 @@ class ProtocolSpec(Schema):
     """The same for evaluations; absent takes `template`. The paper's differ: `paper` and `paper_evaluation`."""
     feedback: Annotated[str, Field(min_length=1, max_length=4096)] = "Incorrect. Please think again."
     max_turns: Annotated[int, Field(ge=1, le=64)] = 5
+    grading: Literal["own", "string"] = "own"
+    """Each problem by its own kind, or all by the string equality of the authors' scripts."""
 
     def template_for(self, phase: Phase) -> str:
         """The template that opens the episodes of a phase."""

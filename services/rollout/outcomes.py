@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from shared.grading import Verdict
 from shared.measures import Composition
+from shared.outcomes import PartOutcomes
 from shared.returns import ReturnSpec, count_answers
 from shared.training import Objective
 from shared.trajectory import ENDINGS, Trajectory
@@ -73,6 +74,35 @@ class Outcomes:
             answered=np.array([answered for answered, _ in answers], np.int16),
             distinct=np.array([distinct for _, distinct in answers], np.int16),
             verdicts=np.array([_bits(one) for one in trajectories], np.uint8),
+        )
+
+    @classmethod
+    def from_columns(cls, columns: PartOutcomes) -> Self:
+        """As `to_columns` gave them, but for the verdicts, which these do not have."""
+        return cls(
+            group=np.array(columns.group, np.int64),
+            k=np.array(columns.k, np.int32),
+            group_size=np.array(columns.group_size, np.int32),
+            ending=np.array([ENDINGS.index(ending) for ending in columns.ending], np.int8),
+            turns=np.array(columns.turns, np.int16),
+            answered=np.array(columns.answered, np.int16),
+            distinct=np.array(columns.distinct, np.int16),
+            verdicts=np.zeros(len(columns.group), np.uint8),
+        )
+
+    def to_columns(self, job: str, part: str, policy: str) -> PartOutcomes:
+        """For the wire."""
+        return PartOutcomes(
+            job=job,
+            part=part,
+            policy=policy,
+            group=self.group.tolist(),
+            k=self.k.tolist(),
+            group_size=self.group_size.tolist(),
+            ending=[ENDINGS[place] for place in self.ending],
+            turns=self.turns.tolist(),
+            answered=self.answered.tolist(),
+            distinct=self.distinct.tolist(),
         )
 
     @classmethod

@@ -152,7 +152,9 @@ class Worker:
         bit = ticket.group * group_size + k
         if ticket.again and await self._redis.getbit(keys.done(part.job, part.name), bit):
             return
-        protocol = desk.spec.protocol
+        protocol, graded = desk.spec.protocol, ticket.problem
+        if protocol.grading != "own":
+            graded = graded.model_copy(update={"kind": protocol.grading})
         with trajectory_span(part.job, part=part.name, group=ticket.group, k=k):
             try:
                 opening = desk.prompts.open(ticket.problem)
@@ -164,7 +166,7 @@ class Worker:
                     protocol.feedback,
                     protocol.max_turns,
                     sample,
-                    lambda response: self._grader.grade(ticket.problem, response),
+                    lambda response: self._grader.grade(graded, response),
                 )
         trajectory = Trajectory(
             job=part.job,

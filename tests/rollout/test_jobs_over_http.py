@@ -67,3 +67,17 @@ async def test_an_engine_that_fails_for_a_while_costs_no_trajectory(
     assert status.state == "succeeded"
     assert status.rollouts[0].trajectories == 24
     assert status.rollouts[0].failed == 0
+
+
+async def test_grading_by_string_equality_takes_nothing_but_the_very_text(
+    service: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    half = {"id": "half", "kind": "math", "problem": "Question?", "answer": r"\frac{1}{2}"}
+    engine.script = lambda messages, weights: "<answer> 1/2 </answer>"
+    solved: dict[str, float] = {}
+    for grading in ("own", "string"):
+        job = await submit(
+            service, dataset=None, evaluate=[{"problems": [half]}], protocol={"max_turns": 1, "grading": grading}
+        )
+        solved[grading] = (await finish(service, job)).evaluations[0].multi_at[0]
+    assert solved == {"own": 1, "string": 0}

@@ -124,3 +124,24 @@ def test_exactly_one_source_is_named() -> None:
         DatasetSpec(path="a.jsonl", hub="b/c")
     with pytest.raises(ValueError, match="exactly one"):
         DatasetSpec()
+
+
+def test_a_mix_is_its_sets_each_limited_and_shuffled_by_itself_and_then_as_a_whole(tmp_path: Path) -> None:
+    one = write(tmp_path, *({**GOOD, "id": f"a{n}"} for n in range(9)), name="one.jsonl")
+    other = write(tmp_path, *({**GOOD, "id": f"b{n}"} for n in range(9)), name="other.jsonl")
+    mix = DatasetSpec(mix=[one.model_copy(update={"limit": 3, "shuffle_seed": 5}), other])
+    parts = [problem.id for part in mix.mix or [] for problem in read_problems(part, tmp_path)]
+    assert [problem.id for problem in read_problems(mix, tmp_path)] == parts
+    assert [part[0] for part in parts] == ["a"] * 3 + ["b"] * 9
+    shuffled = DatasetSpec(mix=mix.mix, shuffle_seed=1)
+    assert sorted(problem.id for problem in read_problems(shuffled, tmp_path)) == sorted(parts)
+    assert [problem.id for problem in read_problems(shuffled, tmp_path)] != parts
+    assert count_problems(shuffled, tmp_path).problems == 12
+
+
+def test_a_bad_row_of_a_mix_is_refused_or_skipped_as_its_own_set_says(tmp_path: Path) -> None:
+    good, bad = write(tmp_path, GOOD), write(tmp_path, GOOD, {**GOOD, "answer": None}, name="bad.jsonl")
+    with pytest.raises(DatasetError, match=r"bad\.jsonl, line 2, field answer"):
+        count_problems(DatasetSpec(mix=[good, bad]), tmp_path)
+    tally = count_problems(DatasetSpec(mix=[good, bad.model_copy(update={"on_bad_row": "skip"})]), tmp_path)
+    assert (tally.problems, tally.skipped) == (2, 1)

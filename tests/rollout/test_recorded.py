@@ -16,11 +16,13 @@ import pytest
 from datasets import load_dataset
 from redis.asyncio import Redis
 
+from services.rollout.outcomes import Outcomes
 from services.rollout.settings import RolloutSettings
 from services.trainer.ingest import Ingest
 from services.trainer.settings import RecorderSettings
 from shared import keys
-from shared.returns import weigh
+from shared.outcomes import PartOutcomes
+from shared.returns import ReturnSpec, weigh
 from tests.fakes.engine import FakeEngine, Message
 from tests.rollout.client import PROBLEMS, finish, submit
 
@@ -98,6 +100,27 @@ async def test_filters_find_what_they_name_before_and_after_recording(
                     break
             assert found == wanted, query
         await record(redis, settings, job)
+
+
+async def test_outcomes_are_the_trajectories_wherever_they_lie(
+    service: httpx.AsyncClient, redis: Redis, settings: RolloutSettings, job: str
+) -> None:
+    for _ in ("in the stream", "in shards"):
+        for part in ("rollout-0", "evaluate-0-0"):
+            rows = (await ask(service, job, "trajectories", limit=1000, part=part))["trajectories"]
+            columns = PartOutcomes.model_validate(await ask(service, job, "outcomes", part=part))
+            assert (columns.part, columns.policy) == (part, "base")
+            assert list(zip(columns.group, columns.k, columns.ending, strict=True)) == [
+                (row["group"], row["k"], row["ending"]) for row in rows
+            ]
+            parsed = [[turn["answer"] for turn in row["turns"] if turn["verdict"] != "unparsable"] for row in rows]
+            assert columns.turns == [len(row["turns"]) for row in rows]
+            assert columns.answered == [len(answers) for answers in parsed]
+            assert columns.distinct == [len(set(answers)) for answers in parsed]
+            returned = Outcomes.from_columns(columns).score(ReturnSpec())
+            assert returned == pytest.approx([row["return"] for row in rows])
+        await record(redis, settings, job)
+    assert (await service.get(f"/v1/jobs/{job}/outcomes", params={"part": "rollout-7"})).status_code == 404
 
 
 async def test_weights_under_other_constants_are_those_of_the_formulas(

@@ -1,4 +1,4 @@
-"""Reads problems: inline, from a file under the data root, from the Hugging Face hub, or a preset by its name.
+"""Reads problems: inline, from a file under the data root, from the Hugging Face hub, a preset by its name, or a mix.
 
 Rows are read as a stream; a shuffle goes through a temporary file, so that memory does not grow with the dataset. A
 bad row is refused before a token is generated, naming file, line and field, or with `on_bad_row: skip` left out and
@@ -41,7 +41,11 @@ def read_problems(spec: DatasetSpec, data_root: Path, tally: Tally | None = None
 
     Raises `DatasetError` for the first bad row or a source that cannot be read.
     """
-    problems = _parse(spec, data_root, tally or Tally())
+    tally = tally or Tally()
+    if spec.mix:
+        problems = (problem for part in spec.mix for problem in read_problems(part, data_root, tally))
+    else:
+        problems = _parse(spec, data_root, tally)
     return _take(problems, spec.limit) if spec.shuffle_seed is None else _shuffle(problems, spec)
 
 
@@ -64,6 +68,8 @@ def count_problems(spec: DatasetSpec, data_root: Path, examine: Callable[[Proble
 
 def lies_at_hand(spec: DatasetSpec, data_root: Path) -> bool:
     """Whether the rows can be read without the hub. Raises `DatasetError` for a preset or split that is not known."""
+    if spec.mix:
+        return all(lies_at_hand(part, data_root) for part in spec.mix)
     if spec.preset is None:
         return spec.hub is None
     return _locate(spec, data_root) is not None

@@ -74,6 +74,10 @@ TRAJECTORY: dict[str, Any] = {
     "return_terms": {"value": 0.9, "discounted_success": 0.9, "repeat": 0.0, "format": 0.0}, "weight": 1.4,
 }  # fmt: skip
 PAGE = {"trajectories": [TRAJECTORY], "next": "rollout-0:0:0"}
+OUTCOMES: dict[str, Any] = {
+    "job": JOB, "part": "rollout-0", "policy": "base", "group": [0, 0], "k": [0, 1], "group_size": [2, 2],
+    "ending": ["solved", "max_turns"], "turns": [2, 5], "answered": [2, 4], "distinct": [2, 3],
+}  # fmt: skip
 COMPOSITION = {"complete": 128, "all_correct": 1, "all_wrong": 3, "mixed": 124, "spoiled": 0}
 SIZE: dict[str, Any] = {"mean": 2.5, "min": 1.0, "histogram": {"edges": [1.0, 4.5, 8.0], "counts": [100, 28]}}
 WEIGHTS: dict[str, Any] = {

@@ -20,9 +20,12 @@ from services.rollout.routes.examples import give
 from services.rollout.routes.jobs import JobPath
 from services.rollout.weights import WeightReport, report_weights
 from shared.errors import NotFound
+from shared.outcomes import PartOutcomes
 from shared.returns import ReturnSpec
 from shared.schema import Schema
 from shared.training import Objective
+
+PartQuery = Annotated[str, Query(pattern=r"^(rollout-\d{1,6}|evaluate-\d{1,6}-\d{1,6})$", examples=["rollout-0"])]
 
 
 class Page(Filter):
@@ -70,6 +73,15 @@ def build_recorded_routes(jobs: Jobs, records: Records, archive: Archive) -> API
         spec = await jobs.spec(job)
         wanted = Filter.model_validate(page.model_dump(exclude={"after", "limit"}))
         return await records.page(job, spec.returns, page.after, page.limit, wanted)
+
+    @router.get("/outcomes", responses=give(examples.OUTCOMES))
+    async def show_outcomes(job: JobPath, part: PartQuery) -> PartOutcomes:
+        """What became of each trajectory of a part, as columns: for measures and weights of one's own."""
+        await jobs.spec(job)
+        found = await archive.read(job, part)
+        if not found:
+            raise NotFound(f"Job {job} has recorded nothing of {part} yet.", remedy="Ask again when that has begun.")
+        return await asyncio.to_thread(found[0].outcomes.to_columns, job, part, found[0].policy)
 
     @router.get("/weights", responses=give(examples.WEIGHTS))
     async def show_weights(job: JobPath, asked: Annotated[WhatIf, Query()]) -> WeightReport:
@@ -131,9 +143,7 @@ def build_recorded_routes(jobs: Jobs, records: Records, archive: Archive) -> API
     async def give_export(
         job: JobPath,
         format: Annotated[Format, Query(examples=["parquet"])] = "jsonl",
-        part: Annotated[
-            str | None, Query(pattern=r"^(rollout-\d{1,6}|evaluate-\d{1,6}-\d{1,6})$", examples=["rollout-0"])
-        ] = None,
+        part: PartQuery | None = None,
     ) -> Response:
         """All trajectories with return and weight: JSON lines, one Parquet file, or `hf`, a tar of a folder that
         `datasets.load_dataset` reads. Streamed."""
