@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from shared.errors import DriftError, Unavailable
 from shared.job import JobSpec
+from shared.outcomes import PartOutcomes
 from shared.schema import Schema
 from shared.status import JobStatus
 
@@ -61,9 +62,9 @@ class JobClient:
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S) as http:
             yield cls(http)
 
-    async def submit(self, spec: JobSpec) -> str:
+    async def submit(self, spec: JobSpec, idempotency_key: str | None = None) -> str:
         """Submit a job; its id."""
-        return await self.submit_json(spec.model_dump_json(exclude_defaults=True))
+        return await self.submit_json(spec.model_dump_json(exclude_defaults=True), idempotency_key)
 
     async def submit_json(self, body: str | bytes, idempotency_key: str | None = None) -> str:
         """Submit a job written as JSON, which the service checks; its id."""
@@ -96,6 +97,11 @@ class JobClient:
     async def spec(self, job: str) -> JobSpec:
         """What a job was asked to do."""
         return JobSpec.model_validate_json((await self._ask("GET", f"/v1/jobs/{job}/spec")).content)
+
+    async def outcomes(self, job: str, part: str) -> PartOutcomes:
+        """What became of each trajectory of a part."""
+        reply = await self._ask("GET", f"/v1/jobs/{job}/outcomes?{urlencode({'part': part})}")
+        return PartOutcomes.model_validate_json(reply.content)
 
     async def weights(self, job: str, asked: Mapping[str, str | float]) -> bytes:
         """The weights of a job's rollouts under other constants, as the service gives them."""

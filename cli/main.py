@@ -1,6 +1,6 @@
 """The command `drift`: the local stack, the demo, and jobs."""
 
-from cli.commands import jobs, recorded, setup, stack
+from cli.commands import jobs, recorded, setup, stack, study
 from cli.console import EXIT_CODES, Commands
 from cli.verify import verify
 
@@ -11,7 +11,7 @@ for command in (stack.up, stack.down, stack.status, stack.demo, verify, setup.in
 app.command("jobs")(jobs.list_jobs)
 for command in (jobs.submit, jobs.show, jobs.watch, jobs.cancel, jobs.pause, jobs.resume):
     app.command()(command)
-for command in (recorded.report, recorded.export, recorded.reweight, recorded.presets):
+for command in (recorded.report, recorded.export, recorded.reweight, recorded.presets, study.study):
     app.command()(command)
 
 if __name__ == "__main__":

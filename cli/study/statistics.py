@@ -32,24 +32,21 @@ class Estimate(Schema):
 class Resampling:
     """Bootstrap samples of seeds and problems, the same for all methods that are compared."""
 
-    seeds: npt.NDArray[np.intp]
-    """Shape [resamples, seeds]."""
-    problems: npt.NDArray[np.intp]
-    """Shape [resamples, problems]."""
+    seeds: npt.NDArray[np.int64]
+    """How often each sample has each seed, shape [resamples, seeds]."""
+    problems: npt.NDArray[np.int64]
+    """The same of problems, shape [resamples, problems]."""
 
     @classmethod
     def draw(cls, seeds: int, problems: int, resamples: int = RESAMPLES, seed: int = 0) -> "Resampling":
         """Deterministic in its arguments."""
         generator = np.random.default_rng(seed)
-        return cls(
-            generator.integers(seeds, size=(resamples, seeds)), generator.integers(problems, size=(resamples, problems))
-        )
+        drawn = (generator.multinomial(count, np.full(count, 1 / count), resamples) for count in (seeds, problems))
+        return cls(*drawn)
 
     def means(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """The mean of a matrix [seeds, problems] over each sample, shape [resamples]."""
-        return np.array(
-            [values[np.ix_(seeds, problems)].mean() for seeds, problems in zip(self.seeds, self.problems, strict=True)]
-        )
+        return ((self.seeds @ values) * self.problems).sum(axis=1) / values.size
 
 
 def solved_by(solved_at: SolvedAt, k: int) -> npt.NDArray[np.float64]:

@@ -24,6 +24,7 @@ import yaml
 from typer.main import get_command
 
 from cli.main import app as command_line
+from cli.study.study_file import Study
 from services.rollout.app import create_app
 from services.rollout.problems.dataset import count_problems
 from services.rollout.settings import RolloutSettings
@@ -76,6 +77,8 @@ def test_specs_are_accepted(block: Block) -> None:
     read = json.loads(block.text) if block.language == "json" else yaml.safe_load(block.text)
     if isinstance(read, dict) and {"dataset", "evaluate"} & set(read):
         JobSpec.model_validate(read)
+    if isinstance(read, dict) and "methods" in read:
+        Study.model_validate(read)
 
 
 @blocks("csv")
@@ -164,7 +167,7 @@ def _only_checked(words: list[str]) -> bool:
             return True
         case ["docker", "compose", *_] | ["git", *_] | ["kubectl", *_] | ["sbatch", *_]:
             return True
-        case ["drift", "up" | "down" | "status" | "demo" | "doctor" | "submit" | "reweight" as name, *options]:
+        case ["drift", "up" | "down" | "status" | "demo" | "doctor" | "submit" | "reweight" | "study" as name, *options]:
             _check_options(name, options)
             return name not in ("submit", "reweight") or "--train" in options
         case _:

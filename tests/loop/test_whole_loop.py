@@ -1,11 +1,7 @@
 """The whole loop: a scripted engine, the real verifier, a real Valkey and a real two-rank torchrun."""
 
 import asyncio
-import os
-import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -23,25 +19,6 @@ from tests.rollout.test_reuse import count_questions
 from tests.trainer.tiny import save_model
 
 pytestmark = pytest.mark.slow
-RANKS = 2
-
-
-@pytest.fixture
-def trainer(settings: RolloutSettings, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`torchrun --standalone --nproc-per-node 2 -m services.trainer`, ended with its whole process group."""
-    environment = os.environ | {
-        "DRIFT_REDIS_URL": settings.redis_url,
-        "DRIFT_RUNS_ROOT": str(settings.runs_root),
-        "DRIFT_TRAINER_DTYPE": "float32",
-    }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
-    with (tmp_path / "trainer.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "-m", "services.trainer"], env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-        yield process
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 async def test_a_job_goes_from_problems_to_a_better_policy(

@@ -1,0 +1,132 @@
+"""The paper's figures for a study, as SVG. The same results give the same bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.study.concentration import Concentration
+from cli.study.results import Measures, Results, RunTime, SweepPoint
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw_figures(folder: Path, results: Results) -> list[Path]:
+    """Draw what there are results for; the files, in the order of the paper's figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn: list[Path] = []
+
+    def save(figure: "Figure", name: str) -> None:
+        import matplotlib as mpl
+
+        drawn.append(folder / f"{name}.svg")
+        with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+            figure.savefig(drawn[-1], metadata={"Date": None})
+
+    for name, dataset in results.datasets.items():
+        save(draw_turns(name, dataset.methods), f"turns-{_slug(name)}")
+    for axis in dict.fromkeys(point.axis for point in results.sweep):
+        save(draw_axis(axis, [point for point in results.sweep if point.axis == axis]), f"sweep-{axis}")
+    if results.concentration:
+        save(draw_groups(results.concentration), "groups")
+    if timed := [one for one in results.times if one.axis == "max_turns"]:
+        own = [one for one in results.times if one.axis is None and one.seed == timed[0].seed]
+        save(draw_times([*timed, *(one for one in own if one.method in {each.method for each in timed})]), "times")
+    return drawn
+
+
+def draw_turns(title: str, methods: dict[str, Measures]) -> "Figure":
+    """Figure 5: cumulative accuracy and correction rate, turn by turn."""
+    figure, (left, right) = _begin(2)
+    for method, one in methods.items():
+        _draw_curve(left, one, method)
+        turns = range(2, len(one.correction_rate_at) + 1)
+        right.plot(turns, [100 * rate for rate in one.correction_rate_at[1:]], marker="o", markersize=3, label=method)
+    left.set(title=title, xlabel="turn k", ylabel="multi@k, % solved")
+    right.set(title="correction rate", xlabel="turn", ylabel="% of the wrong ones solved at this turn")
+    for panel in (left, right):
+        _finish(panel, range(1, len(next(iter(methods.values())).multi_at) + 1))
+    left.legend(fontsize="small")
+    return figure
+
+
+def draw_axis(axis: str, points: Sequence[SweepPoint]) -> "Figure":
+    """Figures 4 and 7 to 9: gamma by solved rate, every other setting by cumulative accuracy; a panel a dataset."""
+    names = list(points[0].measures)
+    figure, panels = _begin(len(names))
+    for panel, name in zip(panels, names, strict=True):
+        for point in points:
+            one, label = point.measures[name], f"{point.value}{' (own)' if point.own else ''}"
+            if axis == "gamma":
+                turns = range(1, len(one.solved_rate_at) + 1)
+                panel.plot(turns, [100 * rate for rate in one.solved_rate_at], marker="o", markersize=3, label=label)
+            else:
+                _draw_curve(panel, one, label)
+        said = "solved by turn / solved at all, %" if axis == "gamma" else "multi@k, % solved"
+        panel.set(title=name, xlabel="turn k", ylabel=said)
+        _finish(panel, range(1, len(points[0].measures[name].multi_at) + 1))
+    panels[0].legend(title=axis, fontsize="small")
+    return figure
+
+
+def draw_groups(rows: Sequence[Concentration]) -> "Figure":
+    """Table 8 as bars, and effective sample size against beta for each K."""
+    figure, (left, right) = _begin(2)
+    by_size = {row.k: row for row in rows}
+    bottom = [0.0] * len(by_size)
+    for name in ("all_correct", "mixed", "all_wrong"):
+        shares = [100 * getattr(row.composition, name) / max(row.composition.complete, 1) for row in by_size.values()]
+        left.bar([str(size) for size in by_size], shares, bottom=bottom, label=name.replace("_", " "))
+        bottom = [below + share for below, share in zip(bottom, shares, strict=True)]
+    left.set(title="groups by outcome", xlabel="K", ylabel="% of groups")
+    left.legend(fontsize="small")
+    for size in by_size:
+        mine = [row for row in rows if row.k == size]
+        right.plot([row.beta for row in mine], [row.effective_share for row in mine], marker="o", label=f"K = {size}")
+    right.set(title="effective sample size / K", xlabel="beta", ylabel="share", xscale="log", ylim=(0, 1))
+    right.grid(alpha=0.3)
+    right.legend(fontsize="small")
+    return figure
+
+
+def draw_times(times: Sequence[RunTime]) -> "Figure":
+    """Figure 6's axes on this hardware: seconds of rollouts and training by turn budget."""
+    methods = list(dict.fromkeys(one.method for one in times))
+    figure, panels = _begin(len(methods))
+    for panel, method in zip(panels, methods, strict=True):
+        mine = sorted((one for one in times if one.method == method), key=lambda one: one.max_turns)
+        budgets = [str(one.max_turns) for one in mine]
+        panel.bar(budgets, [one.rollout_s for one in mine], label="rollouts")
+        panel.bar(budgets, [one.train_s for one in mine], bottom=[one.rollout_s for one in mine], label="training")
+        panel.set(title=f"{method}, on this hardware", xlabel="turn budget", ylabel="seconds")
+    highest = max(one.rollout_s + one.train_s for one in times)
+    for panel in panels:
+        panel.set_ylim(0, 1.05 * highest)
+    panels[0].legend(fontsize="small")
+    return figure
+
+
+def _begin(panels: int) -> "tuple[Figure, list[Axes]]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * panels, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def _draw_curve(panel: "Axes", one: Measures, label: str) -> None:
+    turns = range(1, len(one.multi_at) + 1)
+    line = panel.plot(turns, [100 * share for share in one.multi_at], marker="o", markersize=3, label=label)[0]
+    low, high = ([100 * bound for bound in bounds] for bounds in zip(*one.interval, strict=True))
+    panel.fill_between(turns, low, high, alpha=0.08, color=line.get_color(), linewidth=0)
+
+
+def _finish(panel: "Axes", turns: range) -> None:
+    panel.set_xticks(list(turns))
+    panel.grid(alpha=0.3)
+
+
+def _slug(name: str) -> str:
+    return "".join(sign if sign.isalnum() else "-" for sign in name)

