@@ -34,6 +34,8 @@ from tests.fakes.engine import Serving
 ROOT = Path(__file__).parents[2]
 SHOWN = ("text", "")
 """Output, formulas and pictures."""
+CHECKED = ("up", "down", "status", "demo", "doctor", "submit", "reweight", "study")
+"""Commands of `drift` that are not run."""
 _ROLLOUT = r"(localhost|127\.0\.0\.1):8000"
 _VERIFIER = r"(localhost|127\.0\.0\.1):8001"
 
@@ -167,7 +169,7 @@ def _only_checked(words: list[str]) -> bool:
             return True
         case ["docker", "compose", *_] | ["git", *_] | ["kubectl", *_] | ["sbatch", *_]:
             return True
-        case ["drift", "up" | "down" | "status" | "demo" | "doctor" | "submit" | "reweight" | "study" as name, *options]:
+        case ["drift", name, *options] if name in CHECKED:
             _check_options(name, options)
             return name not in ("submit", "reweight") or "--train" in options
         case _:
