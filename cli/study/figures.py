@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.study.concentration import Concentration
-from cli.study.results import Measures, Results, RunTime, SweepPoint
+from cli.study.measures import Measures
+from cli.study.results import Results, RunTime, SweepPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

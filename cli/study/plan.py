@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cli.study.study_file import PLACES, Axis, Overlay, Study
+from cli.study.study_file import PLACES, Axis, Study, Value, change
 from shared.job import JobSpec, PolicySpec, RefreshSpec
 from shared.returns import ReturnSpec
 
@@ -63,7 +63,7 @@ class Run:
     seed: int | None
     """None: the base, which no seed changes."""
     axis: Axis | Literal["max_turns"] | None = None
-    value: float | int | str | None = None
+    value: Value | None = None
     """Of the axis, for a run of the sweep or the timing."""
     rollouts: tuple[Task, ...] = ()
     trainings: tuple[Task, ...] = ()
@@ -84,7 +84,7 @@ def plan_runs(study: Study) -> list[Run]:
     trained = [method for method, overlay in study.methods.items() if overlay is not None]
     runs += [_plan_run(study, method, seed) for seed in study.seeds for method in trained]
     if sweep := study.sweep:
-        for axis, values in sweep.values().items():
+        for axis, values in sweep.axes.items():
             for value in _with_own(study, sweep.method, axis, values):
                 for seed in sweep.seeds or study.seeds:
                     runs.append(_plan_run(study, sweep.method, seed, axis, value))
@@ -108,10 +108,8 @@ def _measure_base(study: Study, method: str) -> Run:
     return Run(method, None, evaluation=_evaluate(study, study.base, None, method))
 
 
-def _plan_run(
-    study: Study, method: str, seed: int, axis: Axis | None = None, value: float | int | str | None = None
-) -> Run:
-    changes = _change(axis, value)
+def _plan_run(study: Study, method: str, seed: int, axis: Axis | None = None, value: Value | None = None) -> Run:
+    changes = change(axis, value) if axis and value is not None else {}
     spec = study.spec(method, seed, None if axis == "feedback" else changes)
     label = f"{method} seed {seed}" + (f" {axis} {value}" if axis else "")
     rollouts, trainings = _plan_stages(study.model, spec, label)
@@ -160,20 +158,13 @@ def _evaluate(study: Study, spec: JobSpec, policy: Task | None, label: str) -> T
     return Task("evaluate", study.model, f"evaluate {label}", spec.model_copy(update=update), policy)
 
 
-def _with_own(study: Study, method: str, axis: Axis, values: Iterable[float | int | str]) -> list[float | int | str]:
+def _with_own(study: Study, method: str, axis: Axis, values: Iterable[Value]) -> list[Value]:
     """The values of an axis and the method's own, in order."""
     block, name = PLACES[axis]
-    own: float | int | str = getattr(getattr(study.spec(method, study.seeds[0]), block), name)
+    own: Value = getattr(getattr(study.spec(method, study.seeds[0]), block), name)
     every = {*values, own}
     numbers = sorted(value for value in every if not isinstance(value, str))
     return [*numbers, *([own] if isinstance(own, str) else []), *(v for v in values if isinstance(v, str) and v != own)]
-
-
-def _change(axis: Axis | None, value: float | int | str | None) -> Overlay:
-    if axis is None:
-        return {}
-    block, name = PLACES[axis]
-    return {block: {name: value}}
 
 
 def name_job(study: Study, task: Task) -> str:

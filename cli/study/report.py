@@ -5,7 +5,8 @@ from pathlib import Path
 
 from cli.study.concentration import Concentration
 from cli.study.figures import draw_figures
-from cli.study.results import DatasetResults, Results, RunTime, SweepPoint
+from cli.study.measures import DatasetResults
+from cli.study.results import Results, RunTime, SweepPoint
 from cli.study.statistics import Estimate
 from services.rollout.report.markdown import write_table
 

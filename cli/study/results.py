@@ -5,66 +5,26 @@ while it runs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from cli.study.concentration import Concentration, concentrate
 from cli.study.ledger import Ledger, TaskRecord
+from cli.study.measures import DatasetResults, Measures, Policy, compare, find_counted, measure
 from cli.study.plan import Run, Task, plan_runs
-from cli.study.statistics import Estimate, Resampling, correction_rates, estimate_difference, estimate_multi_at
-from cli.study.study_file import BASE, DRIFT, SFT_5TURN, Study
+from cli.study.statistics import Estimate
+from cli.study.study_file import DRIFT, SFT_5TURN, Study, Value
 from services.rollout.outcomes import Outcomes
 from shared.returns import ReturnSpec
 from shared.schema import Schema
-
-
-class Measures(Schema):
-    """One method on one dataset, over its seeds."""
-
-    seeds: list[int]
-    """Empty for the base, which has none."""
-    multi_at: list[float]
-    interval: list[list[float]]
-    """95 % bootstrap interval [low, high] of each multi@k, over problems and seeds."""
-    multi_at_by_seed: list[list[float]]
-    correction_rate: float
-    """Share of the problems wrong at turn 1 that a later turn solves."""
-    correction_rate_at: list[float]
-    solved_rate_at: list[float]
-    """By turn: solved by t / solved by the last turn."""
-    unique_answers: float
-    """Mean of U/A."""
-    distinct_answers: float
-    distinct_answers_wrong: float
-    """Mean number of distinct answers, over all problems and over those never solved (paper table 6)."""
-
-
-class Difference(Schema):
-    """multi@k of one method less another's, paired by problem and seed."""
-
-    method: str
-    other: str
-    multi_at: list[Estimate]
-
-
-class DatasetResults(Schema):
-    """Every method on one dataset."""
-
-    problems: int
-    left_out: int
-    """Problems that could not be graded under some policy; they count for none."""
-    methods: dict[str, Measures]
-    differences: list[Difference]
 
 
 class SweepPoint(Schema):
     """The swept method under one value of one setting."""
 
     axis: str
-    value: float | int | str
+    value: Value
     own: bool
     """Whether it is the method's own value."""
     measures: dict[str, Measures]
@@ -77,7 +37,7 @@ class RunTime(Schema):
     method: str
     seed: int | None
     axis: str | None
-    value: float | int | str | None
+    value: Value | None
     max_turns: int
     rollout_s: float
     train_s: float
@@ -110,14 +70,6 @@ class Results(Schema):
     """Of the machine that ran the study."""
 
 
-@dataclass(frozen=True)
-class _Policy:
-    """One evaluated policy on one dataset, a row a problem."""
-
-    run: Run
-    outcomes: Outcomes
-
-
 def collect(study: Study, ledger: Ledger) -> Results:
     """The results so far."""
     runs = plan_runs(study)
@@ -125,7 +77,9 @@ def collect(study: Study, ledger: Ledger) -> Results:
     names = [dataset.name for dataset in study.base.evaluate]
     main = [run for run in done if run.axis is None]
     datasets = {
-        name: _compare(study, [_read(ledger, run, place) for run in main]) for place, name in enumerate(names) if main
+        name: compare([_read(ledger, run, place) for run in main], study.base.protocol.max_turns)
+        for place, name in enumerate(names)
+        if main
     }
     first = datasets.get(names[0])
     return Results(
@@ -153,9 +107,9 @@ def _name(run: Run) -> str:
     return " ".join(part for part in (run.method, f"seed {run.seed}" if run.seed is not None else "", axis) if part)
 
 
-def _read(ledger: Ledger, run: Run, place: int) -> _Policy:
+def _read(ledger: Ledger, run: Run, place: int) -> Policy:
     assert run.evaluation
-    return _Policy(run, Outcomes.from_columns(_record(ledger, run.evaluation).outcomes[place]))
+    return Policy(run.method, run.seed, Outcomes.from_columns(_record(ledger, run.evaluation).outcomes[place]))
 
 
 def _record(ledger: Ledger, task: Task) -> TaskRecord:
@@ -164,82 +118,13 @@ def _record(ledger: Ledger, task: Task) -> TaskRecord:
     return record
 
 
-def _compare(study: Study, policies: Sequence[_Policy]) -> DatasetResults:
-    counted = np.logical_and.reduce([policy.outcomes.usable for policy in policies])
-    turns = study.base.protocol.max_turns
-    by_method: dict[str, list[_Policy]] = {}
-    for policy in policies:
-        by_method.setdefault(policy.run.method, []).append(policy)
-    problems = int(counted.sum())
-    methods = {method: _measure(mine, counted, turns) for method, mine in by_method.items()}
-    differences = [
-        _differ(one, other, by_method, counted, turns)
-        for other in (BASE, SFT_5TURN)
-        for one in by_method
-        if other in by_method and one not in (other, BASE) and _shared_seeds(by_method[one], by_method[other])
-    ]
-    return DatasetResults(problems=problems, left_out=len(counted) - problems, methods=methods, differences=differences)
-
-
-def _measure(policies: Sequence[_Policy], counted: npt.NDArray[np.bool_], turns: int) -> Measures:
-    solved_at = _solved_at(policies, counted)
-    resampling = Resampling.draw(*solved_at.shape)
-    estimates = [estimate_multi_at(solved_at, k, resampling) for k in range(1, turns + 1)]
-    answered, distinct = (
-        np.array([getattr(policy.outcomes, name)[counted] for policy in policies]) for name in ("answered", "distinct")
-    )
-    wrong = solved_at == 0
-    last = estimates[-1].mean
-    return Measures(
-        seeds=[policy.run.seed for policy in policies if policy.run.seed is not None],
-        multi_at=[one.mean for one in estimates],
-        interval=[[one.low, one.high] for one in estimates],
-        multi_at_by_seed=[[float(((row >= 1) & (row <= k)).mean()) for k in range(1, turns + 1)] for row in solved_at],
-        correction_rate=_ratio(last - estimates[0].mean, 1 - estimates[0].mean),
-        correction_rate_at=correction_rates(solved_at, turns),
-        solved_rate_at=[_ratio(one.mean, last) for one in estimates],
-        unique_answers=_mean((distinct / np.maximum(answered, 1))[answered > 0]),
-        distinct_answers=_mean(distinct),
-        distinct_answers_wrong=_mean(distinct[wrong]),
-    )
-
-
-def _differ(
-    one: str, other: str, by_method: dict[str, list[_Policy]], counted: npt.NDArray[np.bool_], turns: int
-) -> Difference:
-    mine, theirs = by_method[one], by_method[other]
-    shared = _shared_seeds(mine, theirs)
-    matrices = [
-        _solved_at([policy for policy in policies if policy.run.seed in (None, *shared)], counted)
-        for policies in (mine, theirs)
-    ]
-    resampling = Resampling.draw(max(map(len, matrices)), int(counted.sum()))
-    estimates = [estimate_difference(matrices[0], matrices[1], k, resampling) for k in range(1, turns + 1)]
-    return Difference(method=one, other=other, multi_at=estimates)
-
-
-def _shared_seeds(mine: Sequence[_Policy], theirs: Sequence[_Policy]) -> list[int]:
-    """Seeds that both have; the base goes with all of the other's."""
-    seeds = [{policy.run.seed for policy in policies} - {None} for policies in (mine, theirs)]
-    shared = seeds[0] & seeds[1] if all(seeds) else seeds[0] | seeds[1]
-    return sorted(seed for seed in shared if seed is not None)
-
-
-def _solved_at(policies: Sequence[_Policy], counted: npt.NDArray[np.bool_]) -> npt.NDArray[np.int16]:
-    """The turn that solved each problem, 0 where none did, shape [policies, problems]."""
-    return np.array(
-        [np.where(policy.outcomes.success, policy.outcomes.turns, 0)[counted] for policy in policies], np.int16
-    )
-
-
 def _find_difference(results: DatasetResults) -> Estimate | None:
     found = [one for one in results.differences if (one.method, one.other) == (DRIFT, SFT_5TURN)]
     return found[0].multi_at[-1] if found else None
 
 
 def _sweep(study: Study, ledger: Ledger, runs: Sequence[Run], names: Sequence[str]) -> list[SweepPoint]:
-    assert study.sweep or not runs
-    points: dict[tuple[str, float | int | str], list[Run]] = {}
+    points: dict[tuple[str, Value], list[Run]] = {}
     for run in runs:
         assert run.axis and run.value is not None
         points.setdefault((run.axis, run.value), []).append(run)
@@ -250,12 +135,9 @@ def _sweep(study: Study, ledger: Ledger, runs: Sequence[Run], names: Sequence[st
             value=value,
             own=all(run.evaluation is not None and run.evaluation.key in own for run in members),
             measures={
-                name: _measure(
-                    policies := [_read(ledger, run, place) for run in members],
-                    np.logical_and.reduce([policy.outcomes.usable for policy in policies]),
-                    study.base.protocol.max_turns,
-                )
+                name: measure(policies, find_counted(policies), study.base.protocol.max_turns)
                 for place, name in enumerate(names)
+                for policies in [[_read(ledger, run, place) for run in members]]
             },
         )
         for (axis, value), members in points.items()
@@ -266,7 +148,7 @@ def _concentrate(study: Study, ledger: Ledger, runs: Sequence[Run]) -> list[Conc
     """Over the base's rollouts of all seeds."""
     rollouts = {run.rollouts[0].key: run.rollouts[0] for run in runs if run.method == DRIFT and run.rollouts}
     recorded = [_record(ledger, task) for task in rollouts.values()]
-    betas = study.sweep.beta if study.sweep else []
+    betas = [float(beta) for beta in study.sweep.axes.get("beta", [])] if study.sweep else []
     returns = study.spec(DRIFT, study.seeds[0]).returns if DRIFT in study.methods else ReturnSpec()
     return concentrate(
         [Outcomes.from_columns(record.outcomes[0]) for record in recorded], returns, sorted({*betas, returns.beta})
@@ -297,11 +179,3 @@ def _time(study: Study, ledger: Ledger, run: Run) -> RunTime:
 
 def _seconds(records: Sequence[TaskRecord], step: Literal["rollout", "train", "evaluate"]) -> float:
     return sum(timing.seconds for record in records for timing in record.status.timings if timing.step == step)
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
-
-
-def _mean(values: npt.NDArray[np.floating] | npt.NDArray[np.integer]) -> float:
-    return float(values.mean()) if values.size else 0.0

@@ -24,6 +24,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Axis = Literal["gamma", "beta", "lambda", "trajectories", "feedback", "steps", "epsilon"]
 """What a sweep may change; `trajectories` is K. `feedback` changes the evaluation alone, as in the paper's figure 4."""
 
+Value = float | int | str
+"""Of a setting."""
+
 PLACES: Mapping[Axis, tuple[str, str]] = {
     "gamma": ("returns", "gamma"),
     "beta": ("returns", "beta"),
@@ -45,26 +48,7 @@ class Sweep(Schema):
     method: Name = DRIFT
     seeds: Annotated[list[int], Field(min_length=1)] | None = None
     """Absent takes the study's."""
-    gamma: list[float] = []
-    beta: list[float] = []
-    repeat_penalty: Annotated[list[float], Field(alias="lambda")] = []
-    trajectories: list[int] = []
-    feedback: list[str] = []
-    steps: list[int] = []
-    epsilon: list[float] = []
-
-    def values(self) -> dict[Axis, list[float] | list[int] | list[str]]:
-        """The axes that have any."""
-        every: dict[Axis, list[float] | list[int] | list[str]] = {
-            "gamma": self.gamma,
-            "beta": self.beta,
-            "lambda": self.repeat_penalty,
-            "trajectories": self.trajectories,
-            "feedback": self.feedback,
-            "steps": self.steps,
-            "epsilon": self.epsilon,
-        }
-        return {axis: values for axis, values in every.items() if values}
+    axes: Annotated[dict[Axis, Annotated[list[Value], Field(min_length=1)]], Field(min_length=1)]
 
 
 class Timing(Schema):
@@ -133,6 +117,10 @@ class Study(Schema):
                 raise ValueError(f"{name!r} is not a method of this study that is trained")
         for name in self.methods:
             self.spec(name, self.seeds[0])
+        if self.sweep:
+            for axis, values in self.sweep.axes.items():
+                for value in values:
+                    self.spec(self.sweep.method, self.seeds[0], change(axis, value))
         return self
 
     def spec(self, method: str, seed: int, changes: Overlay | None = None) -> JobSpec:
@@ -154,6 +142,12 @@ class Study(Schema):
 def _shuffle(dataset: DatasetSpec, seed: int) -> DatasetSpec:
     mix = [_shuffle(part, seed) for part in dataset.mix] if dataset.mix else None
     return dataset.model_copy(update={"shuffle_seed": seed, "mix": mix})
+
+
+def change(axis: Axis, value: Value) -> Overlay:
+    """The overlay that gives a setting a value."""
+    block, name = PLACES[axis]
+    return {block: {name: value}}
 
 
 def merge(whole: Mapping[str, JsonValue], overlay: Mapping[str, JsonValue]) -> Overlay:

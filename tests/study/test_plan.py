@@ -84,7 +84,7 @@ def test_every_method_takes_the_same_steps_batches_and_problems() -> None:
 
 
 def test_a_sweep_measures_the_own_value_without_new_work_and_feedback_without_new_training() -> None:
-    swept = study(sweep={"seeds": [1], "beta": [0.5], "feedback": ["Wrong."], "trajectories": [2]})
+    swept = study(sweep={"seeds": [1], "axes": {"beta": [0.5], "feedback": ["Wrong."], "trajectories": [2]}})
     runs = plan_runs(swept)
     own = find(runs, "drift")
     assert [run.value for run in runs if run.axis == "beta"] == [0.1, 0.5]
@@ -161,8 +161,9 @@ def test_an_overlay_replaces_what_it_names_and_nothing_else(whole: Overlay, over
         ({"base": BASE | {"evaluate": [{"path": "test.jsonl"}] * 2}}, "two sets of the same name"),
         ({"seeds": []}, "seeds"),
         ({"seeds": [1, 1]}, "twice"),
-        ({"sweep": {"gama": [1]}}, "sweep.gama"),
-        ({"sweep": {"method": "ppo"}}, "'ppo' is not a method"),
+        ({"sweep": {"axes": {"gama": [1]}}}, "sweep.axes.gama"),
+        ({"sweep": {"axes": {"gamma": [1.5]}}}, r"drift: returns\.gamma.*less than or equal to 1"),
+        ({"sweep": {"method": "ppo", "axes": {"gamma": [1]}}}, "'ppo' is not a method"),
         ({"timing": {"methods": ["base"], "max_turns": [1]}}, "'base' is not a method"),
         ({"grid": {}}, "grid"),
     ],
@@ -195,6 +196,6 @@ def test_parity_changes_the_base_and_each_deviation_can_be_taken_alone(tmp_path:
 
 
 def test_a_job_name_is_one_that_the_service_takes() -> None:
-    for task in list_tasks(plan_runs(study(sweep={"feedback": ["No! Überhaupt nicht → again?" * 9]}))):
+    for task in list_tasks(plan_runs(study(sweep={"axes": {"feedback": ["No! Überhaupt nicht → again?" * 9]}}))):
         job = task.to_job({needed.key: "20260101-000000-abcdef" for needed in task.needs})
         JobSpec.model_validate(job.model_dump() | {"name": name_job(study(), task)})

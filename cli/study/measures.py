@@ -1,0 +1,154 @@
+"""What evaluated policies measure on one dataset: each method over its seeds, and methods against each other. Pure.
+
+A problem that could not be graded under some policy counts for none of them, so that all are measured on the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cli.study.statistics import (
+    Estimate,
+    Resampling,
+    SolvedAt,
+    correction_rates,
+    estimate_difference,
+    estimate_multi_at,
+    solved_by,
+)
+from cli.study.study_file import BASE, SFT_5TURN
+from services.rollout.outcomes import Flags, Outcomes
+from shared.schema import Schema
+
+
+class Measures(Schema):
+    """One method on one dataset, over its seeds."""
+
+    seeds: list[int]
+    """Empty for the base, which has none."""
+    multi_at: list[float]
+    interval: list[list[float]]
+    """95 % bootstrap interval [low, high] of each multi@k, over problems and seeds."""
+    multi_at_by_seed: list[list[float]]
+    correction_rate: float
+    """Share of the problems wrong at turn 1 that a later turn solves."""
+    correction_rate_at: list[float]
+    solved_rate_at: list[float]
+    """By turn: solved by t / solved by the last turn."""
+    unique_answers: float
+    """Mean of U/A."""
+    distinct_answers: float
+    distinct_answers_wrong: float
+    """Mean number of distinct answers, over all problems and over those never solved (paper table 6)."""
+
+
+class Difference(Schema):
+    """multi@k of one method less another's, paired by problem and seed."""
+
+    method: str
+    other: str
+    multi_at: list[Estimate]
+
+
+class DatasetResults(Schema):
+    """Every method on one dataset."""
+
+    problems: int
+    left_out: int
+    """Problems that could not be graded under some policy; they count for none."""
+    methods: dict[str, Measures]
+    differences: list[Difference]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One evaluated policy; rows of its outcomes are problems."""
+
+    method: str
+    seed: int | None
+    outcomes: Outcomes
+
+
+def compare(policies: Sequence[Policy], max_turns: int) -> DatasetResults:
+    """Every method's measures, and the differences of all to the base and to SFT-5turn."""
+    counted = find_counted(policies)
+    by_method: dict[str, list[Policy]] = {}
+    for policy in policies:
+        by_method.setdefault(policy.method, []).append(policy)
+    problems = int(counted.sum())
+    return DatasetResults(
+        problems=problems,
+        left_out=len(counted) - problems,
+        methods={method: measure(mine, counted, max_turns) for method, mine in by_method.items()},
+        differences=[
+            difference
+            for other in (BASE, SFT_5TURN)
+            for method in by_method
+            if other in by_method and method not in (other, BASE)
+            if (difference := _differ(by_method[method], by_method[other], counted, max_turns))
+        ],
+    )
+
+
+def find_counted(policies: Sequence[Policy]) -> Flags:
+    """The problems that could be graded under every policy."""
+    return np.logical_and.reduce([policy.outcomes.usable for policy in policies])
+
+
+def measure(policies: Sequence[Policy], counted: Flags, max_turns: int) -> Measures:
+    """One method over its seeds."""
+    solved_at = _solved_at(policies, counted)
+    resampling = Resampling.draw(*solved_at.shape)
+    turns = range(1, max_turns + 1)
+    estimates = [estimate_multi_at(solved_at, k, resampling) for k in turns]
+    answered, distinct = (
+        np.array([getattr(policy.outcomes, name)[counted] for policy in policies]) for name in ("answered", "distinct")
+    )
+    first, last = estimates[0].mean, estimates[-1].mean
+    return Measures(
+        seeds=[policy.seed for policy in policies if policy.seed is not None],
+        multi_at=[one.mean for one in estimates],
+        interval=[[one.low, one.high] for one in estimates],
+        multi_at_by_seed=[[float(solved_by(row, k).mean()) for k in turns] for row in solved_at],
+        correction_rate=_ratio(last - first, 1 - first),
+        correction_rate_at=correction_rates(solved_at, max_turns),
+        solved_rate_at=[_ratio(one.mean, last) for one in estimates],
+        unique_answers=_mean((distinct / np.maximum(answered, 1))[answered > 0]),
+        distinct_answers=_mean(distinct),
+        distinct_answers_wrong=_mean(distinct[solved_at == 0]),
+    )
+
+
+def _differ(mine: Sequence[Policy], theirs: Sequence[Policy], counted: Flags, max_turns: int) -> Difference | None:
+    """None where the two have no seed in common; the base goes with every seed."""
+    seeds = [{policy.seed for policy in policies} for policies in (mine, theirs)]
+    shared = seeds[0] & seeds[1] or (seeds[0] if seeds[1] == {None} else set())
+    if not shared:
+        return None
+    pair = [
+        _solved_at([policy for policy in policies if policy.seed is None or policy.seed in shared], counted)
+        for policies in (mine, theirs)
+    ]
+    resampling = Resampling.draw(max(map(len, pair)), int(counted.sum()))
+    return Difference(
+        method=mine[0].method,
+        other=theirs[0].method,
+        multi_at=[estimate_difference(pair[0], pair[1], k, resampling) for k in range(1, max_turns + 1)],
+    )
+
+
+def _solved_at(policies: Sequence[Policy], counted: Flags) -> SolvedAt:
+    """The turn that solved each problem, 0 where none did, shape [policies, problems]."""
+    return np.array(
+        [np.where(policy.outcomes.success, policy.outcomes.turns, 0)[counted] for policy in policies], np.int16
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _mean(values: npt.NDArray[np.floating] | npt.NDArray[np.integer]) -> float:
+    return float(values.mean()) if values.size else 0.0
