@@ -68,7 +68,7 @@ class Costs(Schema):
     turn_tokens: Annotated[float, Field(gt=0)]
     """Mean tokens that the policy generates a turn."""
     prompt_tokens: Annotated[float, Field(gt=0)]
-    """Mean tokens of a problem with its template."""
+    """Mean tokens of a trajectory that nobody generates: template, problem and feedback."""
     generated_per_s: Annotated[float, Field(gt=0)]
     """Tokens that all engines together generate a second."""
     trained_per_s: Annotated[float, Field(gt=0)]
