@@ -1,5 +1,6 @@
 """The verifier over HTTP: `/v1/verify`, the drop-in contracts, probes and metrics."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -30,6 +31,7 @@ def create_app(settings: VerifierSettings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with WorkerPool(settings, metrics) as pool:
             app.state.verifier = Verifier(settings, pool, metrics)
+            gc.freeze()  # what is loaded now stays: no collection walks it again
             yield
 
     app = FastAPI(

@@ -38,13 +38,13 @@ class Box(NamedTuple):
 
 def find_boxes(text: str) -> list[Box]:
     """Every balanced box that holds something, in order of its start; one pass over the braces."""
-    first = min(text.find(word) % (len(text) + 1) for word in ("oxed", "box"))
-    if first == len(text):
+    first = text.find("box")
+    if first < 0 and "\x08" not in text:
         return []
-    openings = [(match.start(), match.end()) for match in BOX.finditer(text, max(0, first - len("\\frame")))]
+    openings = [match.span() for match in BOX.finditer(text, 0 if "\x08" in text else max(0, first - len("\\frame")))]
     if not openings:
         return []
-    closing = _matching_braces(text, openings[0][0])
+    closing = _matching_braces(text, openings[0][1])
     boxes: list[Box] = []
     for start, brace in openings:
         if text[brace] != "{":
@@ -53,17 +53,19 @@ def find_boxes(text: str) -> list[Box]:
                 boxes.append(Box(start, word.end(), brace, word.end()))
         elif brace in closing:
             boxes.append(Box(start, closing[brace] + 1, brace + 1, closing[brace]))
-    return [box for box in boxes if text[box.low : box.high].strip()]
+    return [box for box in boxes if not text[box.low : box.high].isspace() and box.low < box.high]
 
 
 def _matching_braces(text: str, start: int) -> dict[int, int]:
     stack: list[int] = []
     closing: dict[int, int] = {}
     for match in ESCAPED_OR_BRACE.finditer(text, start):
-        if match[0] == "{":
-            stack.append(match.start())
-        elif match[0] == "}" and stack:
-            closing[stack.pop()] = match.start()
+        place = match.start()
+        mark = text[place]
+        if mark == "{":
+            stack.append(place)
+        elif mark == "}" and stack:
+            closing[stack.pop()] = place
     return closing
 
 
@@ -78,6 +80,8 @@ def last_box(text: str) -> str | None:
             outer.append(box)
     if not outer:
         return None
+    if len(outer) == 1:
+        return unwrap_box(outer[0].content(text))
     while (
         len(outer) > 1
         and outer[-1].start - outer[-2].end <= 60

@@ -1,6 +1,7 @@
 """What an answer marker announces (`the answer is ...`, `Answer: ...`, `#### ...`); clauses and formulas of prose."""
 
 import re
+from collections.abc import Iterator
 
 from services.verifier.grading.region import is_placeholder
 
@@ -17,6 +18,8 @@ OTHER_SEEDS = ("答案", "éponse", "твет", "áp án", "dpowied", "正解", 
 """Every marker holds a seed, one character in at most: finding seeds is faster than trying a pattern everywhere."""
 MAX_MARKERS = 4
 """Most markers, from the end, that are looked at."""
+NEAR_END = 300
+"""Where the last marker most often stands, in characters from the end."""
 AFTER_MARKER = re.compile(
     r"[\s.*_`\"'’]*(?:\([a-z][^()\n]{2,40}\)[\s*_`]*(?=[:：=]|is\b))?(?:\s*to\s+(?:question|problem)\s+\d+)?"
     r"(?:(?:to|for|of|in|with|that|which|we|you|i|the|this|these|above|given|your|our|my|original|question|problem|equation|expression"
@@ -29,8 +32,8 @@ AFTER_MARKER = re.compile(
 MATH_OPEN = re.compile(r"\\\[|\\\(|(?<!\\)\$\$|(?<![\\$])\$(?!\$)|\\begin\{(?:equation|align|gather|displaymath)\*?\}")
 MATH_CLOSE = {"\\[": "\\]", "\\(": "\\)", "$$": "$$", "$": "$"}
 SENTENCE_END = re.compile(
-    r"(?<=[^\d\s.])(?<!\bRs)(?<!\bsq)(?<!\bcu)(?<!\bNo)(?<!approx)\.(?=\s|$)"
-    r"|(?<=\d)\.(?=\s|$)|[。．！；]|\n\s*\n|\n(?=\S)|(?<=[A-Za-z])[!?](?=\s|$)|\s(?=I hope\b)"
+    r"[\s.!?。．！；](?:(?<=[^\d\s.]\.)(?<!\bRs\.)(?<!\bsq\.)(?<!\bcu\.)(?<!\bNo\.)(?<!approx\.)(?=\s|$)"
+    r"|(?<=\d\.)(?=\s|$)|(?<=[。．！；])|(?<=\n)(?:\s*\n|(?=\S))|(?<=[A-Za-z][!?])(?=\s|$)|(?<=\s)(?=I hope\b))"
 )
 EMPHASIS = re.compile(r"(?<![\w)\]}])\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,;:!?]|$)")
 QUALIFIER = re.compile(r"^(?:approximately|about|around|roughly|nearly|exactly|simply|just)\s+", re.IGNORECASE)
@@ -83,7 +86,7 @@ def _is_currency(text: str, start: int, end: int) -> bool:
 
 def marked_answer(text: str) -> str | None:
     """What the last answer marker announces: its first formula or its clause."""
-    for marker in _last_markers(text):
+    for marker in _markers_from_the_end(text):
         after = AFTER_MARKER.match(text, marker.end())
         start = after.end() if after else marker.end()
         found = _announced(text[start : start + 4000])
@@ -92,22 +95,25 @@ def marked_answer(text: str) -> str | None:
     return None
 
 
-def _last_markers(text: str) -> list[re.Match[str]]:
-    """The last markers that no Latin letter touches, the very last first."""
-    places: list[int] = []
-    for seed in LATIN_SEEDS if text.isascii() else LATIN_SEEDS + OTHER_SEEDS:
-        place, left = text.rfind(seed), MAX_MARKERS
-        while place >= 0 and left:
-            places.append(place)
-            left -= 1
-            place = text.rfind(seed, 0, place)
-    places.sort(reverse=True)
-    found: list[re.Match[str]] = []
-    for place in places[:MAX_MARKERS]:
-        marker = MARKER.match(text, place) or MARKER.match(text, max(0, place - 1))
-        if marker and _is_whole(text, marker):
-            found.append(marker)
-    return found
+def _markers_from_the_end(text: str) -> Iterator[re.Match[str]]:
+    """The last markers that no Latin letter touches, the very last first; looked for near the end before elsewhere."""
+    seeds = LATIN_SEEDS if text.isascii() else LATIN_SEEDS + OTHER_SEEDS
+    near = max(0, len(text) - NEAR_END)
+    left = MAX_MARKERS
+    for low, high in ((near, len(text)), (0, near)) if near else ((0, len(text)),):
+        places: list[int] = []
+        for seed in seeds:
+            place, more = text.rfind(seed, low, high + len(seed) - 1), left
+            while place >= 0 and more:
+                places.append(place)
+                more -= 1
+                place = text.rfind(seed, low, place)
+        places.sort(reverse=True)
+        for place in places[:left]:
+            marker = MARKER.match(text, place) or MARKER.match(text, max(0, place - 1))
+            if marker and _is_whole(text, marker):
+                yield marker
+        left -= len(places[:left])
 
 
 def _is_whole(text: str, marker: re.Match[str]) -> bool:

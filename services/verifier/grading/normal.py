@@ -162,16 +162,20 @@ UNICODE = str.maketrans(
 """Characters that LaTeX or Python spells otherwise."""
 
 SUPERSCRIPTS = re.compile(r"(?:\^\{[-\dn]\}){2,}")
-DELIMITERS = re.compile(r"\\\(|\\\)|\\\[|\\\]|(?<!\\)\$+")
+DELIMITERS = re.compile(r"[$]+|\\[()\[\]]")
 LAYOUT = re.compile(
-    r"\\(?:left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|big|Big|bigg|Bigg|displaystyle|textstyle|scriptstyle|limits|nolimits"
+    r"\\(?:(?:left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|big|Big|bigg|Bigg|displaystyle|textstyle|scriptstyle|limits|nolimits"
     r"|boldsymbol|bm|Large|large|huge|Huge|small|normalsize|rm|bf|it|mathstrut|strut|hfill|noindent|nobreak)(?![A-Za-z])\s?\.?(?<![.])"
-    r"|\\(?:left|right)\s?\.|(?<!\\)\\[!,;:> ]|(?<!\\)~|\\(?:quad|qquad|enspace|thinspace|medspace"
-    r"|thickspace|negthinspace)(?![A-Za-z])"
+    r"|(?:left|right)\s?\.|(?<!\\\\)[!,;:> ]|(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace)(?![A-Za-z]))"
 )
+"""A pattern that starts with one literal is found without trying it at every character."""
+TIE = re.compile(r"(?<!\\)~")
 TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
-PLAIN = re.compile(r"[-+]?\d+(?:\.\d+)?")
-ORDINAL_OR_RUPEES = re.compile(r"(\d)(?:st|nd|rd|th)\b|^\s*Rs\.?\s*(?=\d)")
+PLAIN = re.compile(r"(?:[-+/^{}()=\d]|(?<=\d)\.(?=\d)|\\(?:frac|sqrt|pi)(?![A-Za-z]))+")
+"""Formulas in which nothing is to be cleaned."""
+CANONICAL = re.compile(r"0|-?[1-9]\d{0,17}")
+ORDINAL = re.compile(r"(\d)(?:st|nd|rd|th)\b")
+RUPEES = re.compile(r"Rs\.?\s*(?=\d)")
 GROUPED = re.compile(r"(?<=\d)(?:,?\\[,!;: ]|\{,\}\s*)+(?=\d{3}(?!\d))")
 FRACTION = re.compile(r"\\(?:[dtcsx]|nice|flat)frac(?![A-Za-z])")
 DIGIT_SPACE_DIGIT = re.compile(r"(?<=\d)\s+(?=\d)")
@@ -209,18 +213,23 @@ def clean(text: str) -> str:
     if "$" in text or "\\" in text:
         text = text.replace(r"\$", "\x01")
         text = DELIMITERS.sub(" ", text).replace("\x01", r"\$")
+        if PLAIN.fullmatch(bare := text.strip()):
+            return bare
         text = LAYOUT.sub(" ", text)
+        text = TIE.sub(" ", text) if "~" in text else text
         text = COLOR.sub("", text) if "color" in text else text
         text = FRACTION.sub(r"\\frac", text) if "frac" in text else text
+    text = text.strip()
     if PLAIN.fullmatch(text):
         return text
-    if (spelled := in_digits(text)) is not None:
+    if text[:1].isalpha() and (spelled := in_digits(text)) is not None:
         return spelled
     if text[:1] in "\\A•·▪:>~≈" and (label := LABEL.match(text)):
         text = text[label.end() :]
     if text[:1] == "]" or text[-1:] == "[" or "[ " in text or "\\cup" in text:
         text = FRENCH_INTERVAL.sub(_usual_interval, text)
-    text = ORDINAL_OR_RUPEES.sub(r"\1", text)
+    text = ORDINAL.sub(r"\1", text)
+    text = RUPEES.sub("", text, 1) if text[:2] == "Rs" else text
     if ("\\in" in text or "integer" in text or "constant" in text) and text[:1] != "{" and len(text) < MAX_LENGTH:
         text = DOMAIN.sub("", text)
     text = text.strip()
@@ -250,6 +259,8 @@ def squeeze(text: str) -> str:
 
 def normal_form(answer: str) -> str:
     """A canonical spelling: equal forms count as one distinct answer, unequal ones may still be equal in value."""
+    if CANONICAL.fullmatch(answer):
+        return answer
     if len(answer) > MAX_LENGTH:
         return string_form(answer)
     number = parse_number(cleaned := clean(answer))

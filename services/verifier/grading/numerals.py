@@ -1,9 +1,9 @@
 """Plain numbers, exactly: integers and fractions as rationals, decimals with the digits they were written with."""
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 MAX_DIGITS = 2000
 """Longest numeral that is read as a number."""
@@ -33,8 +33,7 @@ MIXED = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
+class Number(NamedTuple):
     """A numeral's exact value; `digits` is the count of decimals it was written with, None where it is exact."""
 
     value: Fraction
@@ -57,13 +56,12 @@ def parse_number(text: str) -> Number | None:
         return _grouped(match) if match else None
     match = FRACTION.fullmatch(text)
     if match:
-        top, bottom = (
-            next(v for v in match.group(*names) if v) for names in (("n1", "n2", "n3", "n4"), ("d1", "d2", "d3", "d4"))
-        )
+        top = match["n1"] or match["n2"] or match["n3"] or match["n4"]
+        bottom = match["d1"] or match["d2"] or match["d3"] or match["d4"]
         return Number(_signed(match["sign"], Fraction(int(top), int(bottom)))) if int(bottom) else None
     match = MIXED.fullmatch(text)
     if match:
-        top, bottom = (next(v for v in match.group(*names) if v) for names in (("n1", "n2", "n3"), ("d1", "d2", "d3")))
+        top, bottom = match["n1"] or match["n2"] or match["n3"], match["d1"] or match["d2"] or match["d3"]
         return (
             Number(_signed(match["sign"], int(match["whole"]) + Fraction(int(top), int(bottom))))
             if int(bottom)
@@ -73,15 +71,17 @@ def parse_number(text: str) -> Number | None:
 
 
 def _numeral(match: re.Match[str]) -> Number | None:
-    whole = re.sub(r"[, ]", "", match["int"] or "")
-    decimals = match["dec"] or ""
-    exponent = int((match["exp"] or match["ten"] or "0").replace(" ", ""))
+    sign, sign2, whole, decimals, exp, ten, percentage = match.groups()
+    whole = (whole or "").replace(",", "").replace(" ", "")
+    power = exp or ten
+    exponent = int(power.replace(" ", "")) if power else 0
     if abs(exponent) > MAX_EXPONENT:
         return None
-    value = Fraction(int(whole + decimals or "0")) * Fraction(10) ** (exponent - len(decimals))
-    value = _signed(match["sign"], _signed(match["sign2"], value))
-    percent = match["percent"] is not None
-    digits = len(decimals) - exponent if match["dec"] is not None or exponent < 0 else None
+    places = len(decimals or "")
+    value = _shifted(int(whole + (decimals or "") or "0"), exponent - places)
+    value = _signed(sign, _signed(sign2, value))
+    percent = percentage is not None
+    digits = places - exponent if decimals is not None or exponent < 0 else None
     return Number(value / 100 if percent else value, digits + 2 if percent and digits is not None else digits, percent)
 
 
@@ -91,8 +91,12 @@ def _grouped(match: re.Match[str]) -> Number | None:
         return None
     whole = re.sub(r"\D", "", european or match["swiss"] or match["python"] or match["indian"])
     decimals = match["tail"] or match["rest"] or match["end"] or (match["point"] or "")[1:]
-    value = Fraction(int(whole + decimals)) / Fraction(10) ** len(decimals)
+    value = _shifted(int(whole + decimals), -len(decimals))
     return Number(_signed(match["sign"], value), len(decimals) if decimals else None)
+
+
+def _shifted(digits: int, places: int) -> Fraction:
+    return Fraction(digits * 10**places) if places >= 0 else Fraction(digits, 10**-places)
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:
@@ -135,6 +139,8 @@ def close(gold: Number, answer: Number) -> bool:
         return True
     if gold.digits is None and answer.digits is None:
         return False
+    if _differ_by_a_percent(gold.value, answer.value):
+        return False
     difference, scale = abs(gold.value - answer.value), max(abs(gold.value), abs(answer.value))
     if difference <= scale * Fraction(1, 10**9):
         return True
@@ -159,3 +165,9 @@ def close(gold: Number, answer: Number) -> bool:
             and difference <= scale * Fraction(15, 10**5)
         )
     return False
+
+
+def _differ_by_a_percent(one: Fraction, other: Fraction) -> bool:
+    """Whether no rule of `close` can take two values for each other; integers alone, as most wrong answers end here."""
+    left, right = one.numerator * other.denominator, other.numerator * one.denominator
+    return 100 * abs(left - right) > max(abs(left), abs(right))

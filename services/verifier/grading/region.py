@@ -12,6 +12,7 @@ SLOT = (
 PLACEHOLDER = re.compile(
     rf"[\[(<{{]\s*{SLOT}\s*[\])>}}]\.?|(?:your|insert|put)\s+{SLOT}|\.\.\.|…|\[\s*\]", re.IGNORECASE
 )
+PLACEHOLDER_STARTS = "[(<{.…yYiIpP"
 TOKEN = (
     r"(?:<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|return|user|EOT|im_start)\|>|</s>|<eos>|<pad>|\[PAD\]"
     r"|<end_of_turn>|<｜end▁of▁sentence｜>)"
@@ -26,6 +27,8 @@ NEXT_QUESTION = re.compile(r"(?<=\n)\n(?:Question|Problem|Q) ?\d{0,4} ?:")
 
 def answer_region(response: str) -> str:
     """What follows the last `</think>`, then the inside of the last `<answer>`; the whole text where neither stands."""
+    if "<" not in response:
+        return tail(own_words(response).strip())
     end = response.rfind("</think>")
     text = own_words(response[end + 8 :] if end >= 0 else response.removeprefix("<think>"))
     text = text.replace("<Answer>", "<answer>").replace("</Answer>", "</answer>") if "Answer>" in text else text
@@ -43,7 +46,7 @@ def answer_region(response: str) -> str:
 
 def own_words(text: str) -> str:
     """The response without what stands behind its end: special tokens, a next question that the model invents."""
-    if any(seed in text for seed in END_SEEDS):
+    if ("<" in text or "[PAD]" in text) and any(seed in text for seed in END_SEEDS):
         begin = LEADING_TOKENS.match(text)
         start = begin.end() if begin else 0
         end = END_OF_TURN.search(text, start)
@@ -59,4 +62,4 @@ def tail(text: str) -> str:
 
 def is_placeholder(text: str) -> bool:
     """Whether the text is a template's slot and not an answer."""
-    return len(text) < 100 and PLACEHOLDER.fullmatch(text) is not None
+    return text[:1] in PLACEHOLDER_STARTS and len(text) < 100 and PLACEHOLDER.fullmatch(text) is not None

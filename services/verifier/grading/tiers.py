@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from services.verifier.grading.boxes import last_box
 from services.verifier.grading.choice import extract_choice, gold_letters, item_letters
@@ -28,16 +29,14 @@ MAX_REMEMBERED = 8_000
 """Longest response whose answer is remembered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extracted:
+class Extracted(NamedTuple):
     """An item's answer as written in its response, and its cheap normal form; both None where there is no answer."""
 
     answer: str | None
     normal_form: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """A verdict and the tier that reached it."""
 
     verdict: Verdict
@@ -80,7 +79,7 @@ def _read(
             return Extracted(region, region and string_form(region))
         case "math":
             whole = response.strip()
-            answer = next((gold for gold in golds if gold.strip() == whole), None) or extract_math(response, golds)
+            answer = whole if whole in map(str.strip, golds) else extract_math(response, golds)
             return Extracted(answer, None if answer is None else normal_form(answer))
 
 
@@ -145,7 +144,6 @@ def decide_math(golds: Sequence[str], answer: str) -> Decision | Deferred:
     )
 
 
-@lru_cache(maxsize=4096)
 def extract_gold(gold: str) -> str:
     """A gold answer without its box; golds are answers, never prose with an answer in it."""
     box = last_box(gold)
