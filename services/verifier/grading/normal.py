@@ -166,7 +166,8 @@ DELIMITERS = re.compile(r"[$]+|\\[()\[\]]")
 LAYOUT = re.compile(
     r"\\(?:(?:left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|big|Big|bigg|Bigg|displaystyle|textstyle|scriptstyle|limits|nolimits"
     r"|boldsymbol|bm|Large|large|huge|Huge|small|normalsize|rm|bf|it|mathstrut|strut|hfill|noindent|nobreak)(?![A-Za-z])\s?\.?(?<![.])"
-    r"|(?:left|right)\s?\.|(?<!\\\\)[!,;:> ]|(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace)(?![A-Za-z]))"
+    r"|(?:left|right)\s?\.|(?<!\\\\)[!,;:> ]"
+    r"|(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace)(?![A-Za-z]))"
 )
 """A pattern that starts with one literal is found without trying it at every character."""
 TIE = re.compile(r"(?<!\\)~")
