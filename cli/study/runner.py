@@ -11,16 +11,25 @@ from pathlib import PurePath
 
 from rich.console import Console
 from rich.markup import escape
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from cli.client import ApiError, JobClient
-from cli.progress import JobProgress, follow
+from cli.progress import SILENCE_S, JobProgress, follow
 from cli.study.ledger import Ledger, TaskRecord
 from cli.study.plan import Task, name_job
 from cli.study.study_file import Study
-from shared.errors import DriftError
+from shared.errors import DriftError, Unavailable
 from shared.outcomes import PartOutcomes
 from shared.status import JobStatus, State
 from shared.trajectory import part_name
+
+_patiently = retry(
+    retry=retry_if_exception_type(Unavailable),
+    wait=wait_exponential(multiplier=0.5, max=5),
+    stop=stop_after_delay(SILENCE_S),
+    reraise=True,
+)
+"""A service that restarts is waited for; whatever is asked may be asked again."""
 
 
 class StudyFailed(DriftError):
@@ -29,6 +38,7 @@ class StudyFailed(DriftError):
 
 async def carry_out(study: Study, tasks: Sequence[Task], ledger: Ledger, jobs: JobClient, console: Console) -> None:
     """Do what has not been done; raises `StudyFailed` for the first job that does not succeed."""
+    await jobs.list(1)  # a service that was never there is not waited for
     for number, task in enumerate(tasks, 1):
         if ledger.has(task.key):
             continue
@@ -40,6 +50,7 @@ async def carry_out(study: Study, tasks: Sequence[Task], ledger: Ledger, jobs: J
         ledger.write(TaskRecord(key=task.key, label=task.label, status=status, outcomes=await _fetch(jobs, job, task)))
 
 
+@_patiently
 async def _find_or_submit(study: Study, task: Task, ledger: Ledger, jobs: JobClient) -> str:
     """The job of a task: the one that is noted unless it has failed, else a new one."""
     known = ledger.job(task.key)
@@ -80,6 +91,7 @@ def _check(study: Study, task: Task, status: JobStatus) -> None:
         )
 
 
+@_patiently
 async def _fetch(jobs: JobClient, job: str, task: Task) -> list[PartOutcomes]:
     match task.kind:
         case "rollout":
