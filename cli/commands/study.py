@@ -10,7 +10,7 @@ from cli.console import Json, Url, open_jobs, out, run
 from cli.settings import LocalSettings
 from cli.study.estimate import estimate, print_estimate
 from cli.study.ledger import Ledger
-from cli.study.plan import list_tasks, plan_runs
+from cli.study.plan import list_rollouts, list_tasks, plan_runs
 from cli.study.report import write_report
 from cli.study.results import collect
 from cli.study.runner import carry_out
@@ -28,6 +28,9 @@ def study(
     parity: Annotated[
         str | None, typer.Option(help="`authors`: as the authors' scripts do; `authors:grading,clipping`: some of it.")
     ] = None,
+    rollouts_of: Annotated[
+        Path | None, typer.Option(help="Begin with the base's rollouts that this folder of the same study has.")
+    ] = None,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
@@ -43,6 +46,8 @@ def study(
         raise typer.Exit(1 if expected.faults else 0)
     folder = output or settings.runs_root / "studies" / whole.name
     ledger = Ledger(folder, whole.name)
+    if rollouts_of:
+        ledger.adopt(Ledger(rollouts_of, whole.name), list_rollouts(plan_runs(whole)))
     if not report:
         run(_carry_out(whole, ledger, url))
     results = collect(whole, ledger)

@@ -6,12 +6,15 @@ report is a function of the records alone.
 
 import os
 import platform
+import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
+from cli.study.plan import Task
 from shared.errors import SpecError
 from shared.outcomes import PartOutcomes
 from shared.schema import Schema
@@ -48,6 +51,8 @@ class _Jobs(Schema):
     """Hardware and versions of the machine that began the study."""
     jobs: dict[str, str]
     """Task's key -> job's id."""
+    replica: str = ""
+    """Tells a second run of the same tasks from the first; empty for that one."""
 
 
 class Ledger:
@@ -68,6 +73,26 @@ class Ledger:
     @property
     def environment(self) -> dict[str, str]:
         return self._jobs.environment
+
+    @property
+    def replica(self) -> str:
+        return self._jobs.replica
+
+    def adopt(self, other: "Ledger", tasks: Iterable[Task]) -> None:
+        """Begin a second run with what another folder has recorded of `tasks`.
+
+        Raises `SpecError` where this folder has begun already, or the other lacks one of them.
+        """
+        if self._file.is_file():
+            raise SpecError(f"{self.folder} holds a study already.", remedy="Name a new folder with --output.")
+        for task in tasks:
+            record = other.read(task.key)
+            if record is None:
+                raise SpecError(f"{other.folder} has no record of: {task.label}.", remedy="Finish that study first.")
+            self.write(record)
+            self.note_job(task.key, record.status.id)
+        self._jobs = self._jobs.model_copy(update={"replica": secrets.token_hex(4)})
+        self._write(self._file, self._jobs)
 
     def job(self, key: str) -> str | None:
         """The job that carries out a task, if there is one."""

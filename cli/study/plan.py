@@ -104,6 +104,11 @@ def list_tasks(runs: Iterable[Run]) -> list[Task]:
     return list(tasks.values())
 
 
+def list_rollouts(runs: Iterable[Run]) -> list[Task]:
+    """The rollouts of the base."""
+    return [task for task in list_tasks(runs) if task.kind == "rollout" and task.policy is None]
+
+
 def _measure_base(study: Study, method: str) -> Run:
     return Run(method, None, evaluation=_evaluate(study, study.base, None, method))
 

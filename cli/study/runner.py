@@ -58,7 +58,7 @@ async def _find_or_submit(study: Study, task: Task, ledger: Ledger, jobs: JobCli
         return known
     spec = task.to_job({needed.key: _job_of(needed, ledger) for needed in task.needs})
     spec = spec.model_copy(update={"name": name_job(study, task)})
-    job = await jobs.submit(spec, f"study {study.name} {task.key} after {known or 'nothing'}")
+    job = await jobs.submit(spec, f"study {study.name}{ledger.replica} {task.key} after {known or 'nothing'}")
     ledger.note_job(task.key, job)
     return job
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import yaml
 
+from cli.study.ledger import TaskRecord
 from cli.study.results import Results
 from tests.fakes.engine import FIRST_TOKEN, FakeEngine, Message
 from tests.rollout.client import PROBLEMS
@@ -43,6 +44,12 @@ def write_study(path: Path) -> None:
         "seeds": [1],
     }
     path.write_text(yaml.safe_dump(spec))
+
+
+def losses(folder: Path) -> dict[str, list[float]]:
+    """Of every training, by what it is for."""
+    records = [TaskRecord.model_validate_json(path.read_bytes()) for path in folder.glob("records/train-*.json")]
+    return {record.label: record.status.trainings[0].losses for record in records}
 
 
 async def test_a_study_survives_its_death_and_gives_the_same_numbers_again(
@@ -110,3 +117,11 @@ async def test_a_study_survives_its_death_and_gives_the_same_numbers_again(
     assert len(await jobs()) == TASKS
     again = json.loads((folder / "results.json").read_text())
     assert again == json.loads(written[folder / "results.json"])
+
+    # A second run from the same rollouts trains and evaluates anew, and gives the same numbers.
+    second = tmp_path / "second"
+    await finish("--output", str(second), "--rollouts-of", str(folder))
+    assert len(await jobs()) == TASKS + TASKS - 1
+    repeated = Results.model_validate_json((second / "results.json").read_bytes())
+    assert (repeated.methods, repeated.datasets) == (results.methods, results.datasets)
+    assert losses(second) == losses(folder)
