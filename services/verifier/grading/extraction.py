@@ -68,6 +68,7 @@ FORMULA = re.compile(r"[\\^_+*/=<>|!]")
 OPENING = re.compile(r"\s*(?:[(\[{]|\\[{(\[])")
 LEADING_TRUTH = re.compile(r"(?:yes|no|true|false)\b(?=[.,:;!])", re.IGNORECASE)
 TRUTH = re.compile(r"\b(?:true|false|yes|no|correct|incorrect)\b", re.IGNORECASE)
+COMMAND = re.compile(r"\\(?:(?:text|mbox|mathrm)\s*\{[^{}]*\}|[A-Za-z]+)")
 PROSE = re.compile(
     r"[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}[,;:]?\s+[A-Za-z]{2,}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{3,}"
 )
@@ -89,11 +90,7 @@ def extract_math(response: str, golds: Sequence[str] = ()) -> str | None:
         return marked
     if is_known_phrase(text):
         return text
-    if (
-        len(text) < 300
-        and not PROSE.search(re.sub(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}|\\[A-Za-z]+", "", text))
-        and "\n\n" not in text
-    ):
+    if len(text) < 300 and not PROSE.search(COMMAND.sub("", text)) and "\n\n" not in text:
         spans = math_spans(text)
         if not spans or (spans[0][0] == 0 and spans[-1][1] >= len(text.rstrip("."))):
             return text

@@ -16,6 +16,7 @@ LATIN_SEEDS = (
 )  # fmt: skip
 OTHER_SEEDS = ("答案", "éponse", "твет", "áp án", "dpowied", "正解", "答え", "정답", "الإجابة", "الجواب", "उत्तर")
 """Every marker holds a seed, one character in at most: finding seeds is faster than trying a pattern everywhere."""
+LONGEST_SEED = max(map(len, LATIN_SEEDS + OTHER_SEEDS))
 MAX_MARKERS = 4
 """Most markers, from the end, that are looked at."""
 NEAR_END = 300
@@ -100,10 +101,10 @@ def _markers_from_the_end(text: str) -> Iterator[re.Match[str]]:
     seeds = LATIN_SEEDS if text.isascii() else LATIN_SEEDS + OTHER_SEEDS
     near = max(0, len(text) - NEAR_END)
     left = MAX_MARKERS
-    for low, high in ((near, len(text)), (0, near)) if near else ((0, len(text)),):
+    for low, high in ((near, len(text)), (0, near + LONGEST_SEED)) if near else ((0, len(text)),):
         places: list[int] = []
         for seed in seeds:
-            place, more = text.rfind(seed, low, high + len(seed) - 1), left
+            place, more = text.rfind(seed, low, high), left
             while place >= 0 and more:
                 places.append(place)
                 more -= 1

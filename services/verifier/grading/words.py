@@ -18,9 +18,15 @@ BOOLEANS = {
     "wrong": False,
 }
 LETTERED = re.compile(r"(?:option\s+|choice\s+)?\(?\s*([A-Za-z])\s*\)?\s*[.):]?", re.IGNORECASE)
+DRESS = re.compile(r"[{}$*_`]|\\(?:textbf|text|mathrm|mathbf|mbox)|\\ ")
+DRESS_OR_SPACE = re.compile(r"[{}$*_`\s]|\\(?:text|textbf|mathrm|mathbf|mbox)")
+LONE_LETTER = re.compile(r"(?:[Oo]ption|[Cc]hoice)?(?:\(([A-Za-z])\)|([A-Z])[.):]?)\.?")
+FIRST_LETTER = re.compile(r"(?:[Oo]ption\s+)?(?:\(([A-Za-z])\)|([A-Z])[.):](?=\s|$))")
 TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|mathrm|mathbf|mbox|textit|operatorname|textnormal|mathit|mathsf|rm|bf)\*?(?![A-Za-z])"
 )
+ORNAMENT = re.compile(r"[{}$\"“”*_`~]|\\[,;:! ]|\\(?=\s)")
+HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
 COPULA = re.compile(r"\b(?:is|are|be|was|were|it's|as|a|an|the|becomes|remains|has|on)$")
 ARTICLE = re.compile(r"^(?:the|a|an|it is|it's|this is|is|are)\s+")
 WORDS = re.compile(r"(?:[a-z'-]{2,}|a|i)(?:[\s,]+(?:[a-z'-]{2,}|a|i))*")
@@ -60,6 +66,7 @@ SAME_PHRASES = (
     frozenset(["converges", "convergent", "is convergent"]),
     frozenset(["diverges", "divergent", "is divergent"]),
 )
+KNOWN_PHRASES = frozenset[str]().union(*SAME_PHRASES)
 LIST_OF_PHRASES = re.compile(r"\s*(?:,\s*and\b|,|;|\band\b)\s*")
 DENIAL = re.compile(r"\b(?:not|never|neither|nor|cannot|no|non)\b|n't\b")
 CLOCK = re.compile(r"(\d{1,2})[:.](\d{2})\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
@@ -68,10 +75,10 @@ CLOCK = re.compile(r"(\d{1,2})[:.](\d{2})\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECAS
 @lru_cache(maxsize=8192)
 def phrase(text: str) -> str:
     """Words in lower case without text commands, punctuation, articles."""
-    text = TEXT_COMMAND.sub(" ", text)
-    text = re.sub(r"[{}$\"“”*_`~]|\\[,;:! ]|\\(?=\s)", " ", text).strip().strip(".,;:!?()[] ").lower()
-    text = re.sub(r"\s+", " ", re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text)).strip()
-    return ARTICLE.sub("", text)
+    text = TEXT_COMMAND.sub(" ", text) if "\\" in text else text
+    text = ORNAMENT.sub(" ", text).strip().strip(".,;:!?()[] ").lower()
+    text = HYPHEN.sub(" ", text) if "-" in text else text
+    return ARTICLE.sub("", " ".join(text.split()))
 
 
 def is_words(text: str) -> bool:
@@ -98,15 +105,13 @@ def boolean(text: str) -> bool | None:
 
 def lettered(text: str) -> str | None:
     """The letter of a lettered option standing alone: `(d)`, `B.`, `option C`; None otherwise."""
-    cleaned = re.sub(r"[{}$*_`\s]|\\(?:text|textbf|mathrm|mathbf|mbox)", "", text)
-    match = re.fullmatch(r"(?:[Oo]ption|[Cc]hoice)?(?:\(([A-Za-z])\)|([A-Z])[.):]?)\.?", cleaned)
+    match = LONE_LETTER.fullmatch(DRESS_OR_SPACE.sub("", text))
     return (match[1] or match[2]).upper() if match else None
 
 
 def leading_letter(text: str) -> str | None:
     """The letter that an option's full line starts with: `(B) 12`, `B. 12`, `\\textbf{(B)}\\ 12`."""
-    cleaned = re.sub(r"[{}$*_`]|\\(?:textbf|text|mathrm|mathbf|mbox)|\\ ", "", text).strip()
-    match = re.match(r"(?:[Oo]ption\s+)?(?:\(([A-Za-z])\)|([A-Z])[.):](?=\s|$))", cleaned)
+    match = FIRST_LETTER.match(DRESS.sub("", text).strip())
     return (match[1] or match[2]).upper() if match else None
 
 
@@ -132,7 +137,7 @@ def named(text: str) -> Node | None:
 
 def is_known_phrase(text: str) -> bool:
     """Whether a text is a phrase that answers a mathematical question."""
-    return len(text) < 60 and (phrase(text) in NAMED_SETS or any(phrase(text) in same for same in SAME_PHRASES))
+    return len(text) < 60 and (phrase(text) in NAMED_SETS or phrase(text) in KNOWN_PHRASES)
 
 
 def _same_time(gold: str, answer: str) -> bool | None:
@@ -165,7 +170,7 @@ def compare_words(gold: str, answer: str) -> bool | None:
         if chosen is not None:
             return chosen == letter
         return True if gold.strip("(){} ").lower() == phrase(answer) and "(" in gold else None
-    if any(phrase(gold) in same and phrase(answer) in same for same in SAME_PHRASES):
+    if phrase(gold) in KNOWN_PHRASES and any({phrase(gold), phrase(answer)} <= same for same in SAME_PHRASES):
         return True
     if named(gold) is not None or named(answer) is not None:
         return None
