@@ -1,5 +1,6 @@
 """The Kubernetes documents are what Kubernetes takes, and refer to what is there."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,28 @@ def test_each_document_keeps_kubernetes_own_schema_strictly(file: Path, document
         template = document["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
         document = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": template}
     kubernetes_validate.validate(document, VERSION, strict=True)
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(file.parent for file in FOLDER.glob("**/kustomization.yaml")), ids=lambda at: at.name
+)
+def test_what_kustomize_renders_is_whole_and_keeps_the_schema(folder: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not at hand: nothing renders the kustomizations")
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rendered = list(yaml.safe_load_all(done.stdout))
+    written = [
+        (file, each) for file, each in documents() if file.is_relative_to(FOLDER / "base") or file.parent == folder
+    ]
+    assert {(each["kind"], each["metadata"]["name"]) for each in rendered} == {
+        (each["kind"], each["metadata"]["name"]) for _, each in written
+    }
+    for each in rendered:
+        assert each["kind"] == "Namespace" or each["metadata"]["namespace"] == "drift"
+        assert each["metadata"]["labels"]["app.kubernetes.io/part-of"] == "drift"
+        if each["kind"] != "PyTorchJob":
+            kubernetes_validate.validate(each, VERSION, strict=True)
 
 
 def test_a_misspelt_field_would_be_noticed() -> None:
