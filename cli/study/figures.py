@@ -46,9 +46,10 @@ def draw_turns(title: str, methods: dict[str, Measures]) -> "Figure":
         right.plot(turns, [100 * rate for rate in one.correction_rate_at[1:]], marker="o", markersize=3, label=method)
     left.set(title=title, xlabel="turn k", ylabel="multi@k, % solved")
     right.set(title="correction rate", xlabel="turn", ylabel="% of the wrong ones solved at this turn")
-    for panel in (left, right):
-        _finish(panel, range(1, len(next(iter(methods.values())).multi_at) + 1))
-    left.legend(fontsize="small")
+    last = len(next(iter(methods.values())).multi_at)
+    _finish(left, range(1, last + 1))
+    _finish(right, range(2, last + 1))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     return figure
 
 
@@ -67,7 +68,7 @@ def draw_axis(axis: str, points: Sequence[SweepPoint]) -> "Figure":
         said = "solved by turn / solved at all, %" if axis == "gamma" else "multi@k, % solved"
         panel.set(title=name, xlabel="turn k", ylabel=said)
         _finish(panel, range(1, len(points[0].measures[name].multi_at) + 1))
-    panels[0].legend(title=axis, fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), title=axis, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -81,11 +82,14 @@ def draw_groups(rows: Sequence[Concentration]) -> "Figure":
         left.bar([str(size) for size in by_size], shares, bottom=bottom, label=name.replace("_", " "))
         bottom = [below + share for below, share in zip(bottom, shares, strict=True)]
     left.set(title="groups by outcome", xlabel="K", ylabel="% of groups")
-    left.legend(fontsize="small")
+    left.legend(fontsize="small", loc="lower right")
     for size in by_size:
         mine = [row for row in rows if row.k == size]
         right.plot([row.beta for row in mine], [row.effective_share for row in mine], marker="o", label=f"K = {size}")
     right.set(title="effective sample size / K", xlabel="beta", ylabel="share", xscale="log", ylim=(0, 1))
+    right.minorticks_off()
+    betas = sorted({row.beta for row in rows})
+    right.set_xticks(betas, [f"{beta:g}" for beta in betas])
     right.grid(alpha=0.3)
     right.legend(fontsize="small")
     return figure
