@@ -164,12 +164,12 @@ def _evaluate(study: Study, spec: JobSpec, policy: Task | None, label: str) -> T
 
 
 def _with_own(study: Study, method: str, axis: Axis, values: Iterable[Value]) -> list[Value]:
-    """The values of an axis and the method's own, in order."""
+    """The method's own value and those of an axis; numbers in their order."""
     block, name = PLACES[axis]
     own: Value = getattr(getattr(study.spec(method, study.seeds[0]), block), name)
-    every = {*values, own}
+    every = [own, *(value for value in values if value != own)]
     numbers = sorted(value for value in every if not isinstance(value, str))
-    return [*numbers, *([own] if isinstance(own, str) else []), *(v for v in values if isinstance(v, str) and v != own)]
+    return [*numbers, *(value for value in every if isinstance(value, str))]
 
 
 def name_job(study: Study, task: Task) -> str:
