@@ -84,15 +84,17 @@ class Ledger:
         Raises `SpecError` where this folder has begun already, or the other lacks one of them.
         """
         if self._file.is_file():
-            raise SpecError(f"{self.folder} holds a study already.", remedy="Name a new folder with --output.")
+            raise SpecError(
+                f"{self.folder} holds a study already.",
+                remedy="Name a new folder with --output, or go on with it without --rollouts-of.",
+            )
+        self._jobs = self._jobs.model_copy(update={"replica": secrets.token_hex(4)})
         for task in tasks:
             record = other.read(task.key)
             if record is None:
                 raise SpecError(f"{other.folder} has no record of: {task.label}.", remedy="Finish that study first.")
             self.write(record)
             self.note_job(task.key, record.status.id)
-        self._jobs = self._jobs.model_copy(update={"replica": secrets.token_hex(4)})
-        self._write(self._file, self._jobs)
 
     def job(self, key: str) -> str | None:
         """The job that carries out a task, if there is one."""

@@ -9,13 +9,14 @@ import pytest
 from rich.console import Console
 
 from cli.client import JobClient
-from cli.study.ledger import Ledger
-from cli.study.plan import list_tasks, plan_runs
+from cli.study.ledger import Ledger, TaskRecord
+from cli.study.plan import list_rollouts, list_tasks, plan_runs
 from cli.study.report import write_report
 from cli.study.results import collect
 from cli.study.runner import StudyFailed, carry_out
 from cli.study.study_file import Study
 from shared.errors import SpecError
+from shared.status import JobStatus, State
 from tests.fakes.engine import FakeEngine
 from tests.rollout.client import PROBLEMS
 
@@ -82,6 +83,22 @@ def test_a_folder_belongs_to_one_study(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="'one'"):
         Ledger(tmp_path, "other")
     assert Ledger(tmp_path, "one").job("key") == "20260101-000000-abcdef"
+
+
+def test_a_second_run_begins_only_with_rollouts_that_are_there_and_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    study = Study.model_validate(STUDY | {"methods": {"base": None, "drift": {}}})
+    rollouts = list_rollouts(plan_runs(study))
+    first, second = Ledger(tmp_path / "first", study.name), Ledger(tmp_path / "second", study.name)
+    with pytest.raises(SpecError, match="no record of: roll out for drift seed 1"):
+        second.adopt(first, rollouts)
+    status = JobStatus(id="20260101-000000-abcdef", name="job", state=State.SUCCEEDED, created=0)
+    first.write(TaskRecord(key=rollouts[0].key, label="rolled out", status=status, outcomes=[]))
+    second.adopt(first, rollouts)
+    assert second.job(rollouts[0].key) == status.id
+    assert second.replica and not first.replica
+    assert Ledger(tmp_path / "second", study.name).replica == second.replica
+    with pytest.raises(SpecError, match="already"):
+        second.adopt(first, rollouts)
 
 
 def test_a_report_says_what_is_not_measured_yet(tmp_path: Path) -> None:
