@@ -95,7 +95,8 @@ class _Reader:
             try:
                 self._counted[name] = count_problems(dataset, self._data_root, prompts.open).problems
             except DatasetError as error:
-                self.faults.append(str(error))
+                if str(error) not in self.faults:
+                    self.faults.append(str(error))
                 self._counted[name] = _expect(dataset)
         return self._counted[name]
 
@@ -172,7 +173,7 @@ def print_estimate(expected: StudyEstimate, console: Console) -> None:
     console.print(table)
     good = "not all sets could be read" if expected.faults else "rows, templates and settings are in order"
     console.print(f"{len(expected.tasks)} jobs; {good}.", highlight=False)
-    for fault in dict.fromkeys(expected.faults):
+    for fault in expected.faults:
         console.print(f"[red]✗[/] {escape(fault)}", highlight=False)
     if expected.hours is None:
         console.print("The study gives no `costs`, so there is no estimate of its time.", highlight=False)
