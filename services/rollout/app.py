@@ -23,6 +23,7 @@ from services.rollout.history import History
 from services.rollout.intake import Intake
 from services.rollout.jobs import Jobs
 from services.rollout.records import Records
+from services.rollout.routes.engines import build_engine_routes
 from services.rollout.routes.jobs import build_job_routes
 from services.rollout.routes.presets import build_preset_routes
 from services.rollout.routes.recorded import build_recorded_routes
@@ -109,7 +110,15 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     )
 
     add_dashboard(
-        app, settings, redis=redis, jobs=jobs, history=history, records=records, archive=archive, check=intake.check
+        app,
+        settings,
+        redis=redis,
+        jobs=jobs,
+        history=history,
+        records=records,
+        archive=archive,
+        policies=policies,
+        check=intake.check,
     )
 
     @app.exception_handler(RedisError)
@@ -132,6 +141,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
         build_job_routes(jobs, intake, redis),
         build_recorded_routes(jobs, records, archive),
         build_preset_routes(settings.data_root),
+        build_engine_routes(policies),
     ):
         app.include_router(routes, responses=PROBLEM_RESPONSES)
     return app

@@ -96,14 +96,14 @@ def draw_losses(trainings: Sequence[TrainingStatus]) -> Chart:
     )
 
 
-def draw_histogram(key: str, title: str, histogram: Histogram) -> Chart:
+def draw_histogram(key: str, title: str, x_label: str, histogram: Histogram) -> Chart:
     """Counts of trajectories, each bin named by its lower edge."""
     return Chart(
         key=key,
         title=title,
         kind="bars",
         x=[float(place) for place in range(len(histogram.counts))],
-        x_label="from",
+        x_label=f"{x_label}, from",
         ticks=[f"{edge:.2g}" for edge in histogram.edges[:-1]],
         series=[Series(label="trajectories", values=[float(count) for count in histogram.counts])],
     )

@@ -97,6 +97,10 @@ def test_the_form_shows_the_api_s_own_message_and_submits(page: Page, served: ht
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url(re.compile("/jobs/"))
     expect(page.locator("h1")).to_contain_text("my first job")
+    page.get_by_role("link", name="New job like this").click()
+    expect(page.get_by_label("Name")).to_have_value("my first job")
+    expect(page.get_by_label("Pasted")).to_have_value(re.compile(r"6 \* 7\?.*\n.*1 \+ 1\?"))
+    expect(page.locator("#preview")).to_contain_text("curl")
 
 
 def test_trajectories_are_read_as_conversations_and_hostile_text_stays_text(
@@ -148,6 +152,10 @@ def test_with_api_keys_a_browser_signs_in_once(browser: Browser, settings: Rollo
         page.get_by_label("Pasted").fill("problem,answer\n6 * 7?,42")
         page.get_by_role("button", name="Submit").click()
         page.wait_for_url(re.compile("/jobs/"))
+        page.get_by_role("button", name="Sign out").click()
+        expect(page).to_have_url(f"{url}/login")
+        page.goto("/")
+        expect(page).to_have_url(f"{url}/login")
         page.close()
 
 

@@ -77,6 +77,8 @@ class FakeEngine:
     running: int = 0
     waiting: int = 0
     most_in_flight: int = 0
+    generated: int = 0
+    """Tokens answered since the start."""
     born: int = 0
     paused: int = 0
     """How often it was paused; a pause ends what is in flight."""
@@ -89,6 +91,7 @@ class FakeEngine:
     def restart(self) -> None:
         """Be a new process with the weights of the start; what was in flight is lost."""
         self.weights, self.version, self.born, self.down = self.root, "default", self.born + 1, False
+        self.generated = 0
         self.adapters.clear()
 
     async def complete(self, body: dict[str, object]) -> Response:
@@ -120,6 +123,7 @@ class FakeEngine:
             text = bytes(token - FIRST_TOKEN for token in tokens if token != END).decode(errors="replace")
         if self.paused != process[1]:
             tokens, finish_reason = tokens[:1], "abort"
+        self.generated += len(tokens)
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text},
@@ -161,7 +165,11 @@ def build_app(engine: FakeEngine) -> FastAPI:
     @app.get("/metrics")
     async def metrics() -> Response:
         labels = f'{{engine="0",model_name="{engine.model}"}}'
-        lines = {"num_requests_running": engine.running, "num_requests_waiting": engine.waiting}
+        lines = {
+            "num_requests_running": engine.running,
+            "num_requests_waiting": engine.waiting,
+            "generation_tokens_total": engine.generated,
+        }
         return Response("".join(f"vllm:{name}{labels} {float(value)}\n" for name, value in lines.items()))
 
     @app.get("/v1/models")

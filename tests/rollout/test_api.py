@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from services.rollout.app import create_app
+from services.rollout.engines.observation import EngineList
 from services.rollout.metrics import JobMetrics
 from services.rollout.records import TrajectoryPage
 from services.rollout.report.facts import JobReport
@@ -77,6 +78,7 @@ def test_every_route_names_the_problems_that_it_may_answer(openapi: dict[str, An
         (JobMetrics, examples.METRICS),
         (JobReport, examples.REPORT),
         (PresetList, examples.PRESETS),
+        (EngineList, examples.ENGINES),
         *((JobSpec, one["value"]) for one in examples.SPECS.values()),
     ],
 )

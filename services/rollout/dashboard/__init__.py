@@ -13,6 +13,7 @@ from services.rollout.dashboard.pages import build_job_pages
 from services.rollout.dashboard.reader import build_reader_pages
 from services.rollout.dashboard.sessions import build_session_pages
 from services.rollout.dashboard.what_if import build_what_if
+from services.rollout.engines.policy import Policies
 from services.rollout.history import History
 from services.rollout.jobs import Jobs
 from services.rollout.records import Records
@@ -31,10 +32,11 @@ def add_dashboard(
     history: History,
     records: Records,
     archive: Archive,
+    policies: Policies,
     check: Check,
 ) -> None:
     """Put the pages and what stands before them into the application."""
-    app.include_router(build_job_pages(redis, jobs, history))
+    app.include_router(build_job_pages(redis, jobs, history, policies))
     app.include_router(build_reader_pages(jobs, records))
     app.include_router(build_what_if(jobs, archive))
     app.include_router(build_session_pages(settings.api_keys))

@@ -36,7 +36,7 @@ def _draw_rollouts(spec: JobSpec, history: Sequence[Sample]) -> list[Chart]:
         _rates("rates", "Tokens a second", history, "tokens"),
         _over_time("load", "Requests in flight", history, {"requests": lambda sample: float(sample.in_flight)}),
     ]
-    return [chart for chart in charts if chart.x and chart.series]
+    return [chart for chart in charts if len(chart.x) > 1 and chart.series]
 
 
 def _draw_trainings(status: JobStatus) -> list[Chart]:

@@ -1,7 +1,11 @@
-"""The new-job form: plain fields become a job's spec, checked as the API checks it, and the equivalent curl."""
+"""The new-job form: plain fields become a job's spec, checked as the API checks it, and the equivalent curl.
+
+What the form has no field for is JSON in its last field, so that a form that is filled from another job keeps it all.
+"""
 
 import csv
 import io
+import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -13,6 +17,7 @@ from pydantic import ValidationError
 from services.rollout.dashboard.rendering import TEMPLATES
 from services.rollout.jobs import Jobs
 from services.rollout.problems.files import ENDINGS, parse_line
+from services.rollout.problems.presets import PRESETS
 from services.rollout.problems.row import parse_problem
 from shared.errors import DriftError, SpecError
 from shared.job import JobSpec
@@ -21,6 +26,17 @@ from shared.web import describe_faults
 Check = Callable[[JobSpec], Awaitable[None]]
 """Raises `DriftError` for a spec that the API would refuse."""
 
+FIELDS = (
+    "name",
+    *(f"dataset.{name}" for name in ("path", "hub", "split", "preset", "limit", "shuffle_seed")),
+    *(f"sampling.{name}" for name in ("trajectories", "temperature", "max_tokens")),
+    *(f"protocol.{name}" for name in ("max_turns", "template", "feedback")),
+    *(f"returns.{name}" for name in ("gamma", "beta", "repeat_penalty", "format_penalty")),
+    *(f"train.{name}" for name in ("objective", "steps", "epochs", "batch_size", "learning_rate")),
+    "refresh.stages",
+    *(f"evaluate.{name}" for name in ("path", "preset", "limit", "shuffle_seed")),
+)
+"""Those that a spec's fields fill; beside them are `pasted` (problems) and `more` (JSON)."""
 _MOST_FILES = 200
 
 
@@ -30,8 +46,9 @@ def build_form_pages(jobs: Jobs, check: Check, data_root: Path) -> APIRouter:
 
     @router.get("/new")
     async def ask(request: Request, like: str | None = None) -> Response:
-        spec = await jobs.spec(like) if like else None
-        context = {"files": _list_files(data_root), "spec": spec}
+        """Empty, or filled from another job."""
+        fields = write_form(await jobs.spec(like)) if like else {"name": "my first job"}
+        context = {"files": _list_files(data_root), "presets": PRESETS, "fields": fields, "like": like}
         return TEMPLATES.TemplateResponse(request, "new.html", context)
 
     async def with_spec(request: Request, go: Callable[[JobSpec], Awaitable[Response]]) -> Response:
@@ -67,18 +84,46 @@ def read_form(fields: Mapping[str, str]) -> JobSpec:
 
     Raises `SpecError` with the API's own words.
     """
-    spec: dict[str, object] = {}
-    for path, value in fields.items():
-        if value.strip():
-            _put(spec, path.split("."), value.strip())
-    if evaluate := spec.pop("evaluate", None):
+    given = {path: value.strip() for path, value in fields.items() if value.strip()}
+    spec = _read_more(given.pop("more", "{}"))
+    pasted = given.pop("pasted", None)
+    if "train.objective" not in given and (idle := [path for path in given if path.startswith("train.")]):
+        raise SpecError(f"{idle[0]} is given, but no objective.", remedy="Choose one, or empty the training's fields.")
+    evaluate: dict[str, object] = {}
+    for path, value in given.items():
+        section, _, name = path.rpartition(".")
+        if section == "evaluate":
+            evaluate[name] = value
+        else:
+            _put(spec, path.split("."), value)
+    if evaluate:
         spec["evaluate"] = [evaluate]
-    if pasted := spec.pop("pasted", None):
-        spec["dataset"] = {"problems": list(_read_pasted(str(pasted)))}
+    if pasted:
+        _put(spec, ["dataset", "problems"], list(_read_pasted(pasted)))
     try:
         return JobSpec.model_validate(spec)
     except ValidationError as error:
         raise SpecError(describe_faults(error.errors())) from error
+
+
+def write_form(spec: JobSpec) -> dict[str, str]:
+    """The fields that `read_form` makes this spec of."""
+    rest = spec.model_dump(mode="json", exclude_defaults=True)
+    fields: dict[str, str] = {}
+    if isinstance(dataset := rest.get("dataset"), dict) and (problems := dataset.pop("problems", None)):
+        fields["pasted"] = "\n".join(json.dumps(problem, ensure_ascii=False) for problem in problems)
+    if spec.train:
+        rest["train"]["objective"] = spec.train.objective
+    sections = dict(rest)
+    if len(spec.evaluate) == 1 and all(f"evaluate.{name}" in FIELDS for name in rest["evaluate"][0]):
+        (sections["evaluate"],) = rest["evaluate"]
+    for path in FIELDS:
+        section, _, name = path.rpartition(".")
+        holder = sections.get(section) if section else rest
+        if isinstance(holder, dict) and name in holder:
+            fields[path] = str(holder.pop(name))
+    more = {name: value for name, value in sections.items() if name in rest and value not in ({}, [])}
+    return fields | ({"more": json.dumps(more, indent=2, ensure_ascii=False)} if more else {})
 
 
 def write_curl(base_url: str, body: str) -> str:
@@ -90,12 +135,23 @@ def write_curl(base_url: str, body: str) -> str:
     )
 
 
-def _put(spec: dict[str, object], path: list[str], value: str) -> None:
+def _read_more(text: str) -> dict[str, object]:
+    try:
+        more = json.loads(text)
+    except ValueError as error:
+        raise SpecError(f"Other fields: {error}.", remedy="Write one JSON object.") from None
+    if not isinstance(more, dict):
+        raise SpecError("Other fields: this is no object.", remedy='Write one JSON object, e.g. {"refresh": {}}.')
+    return more
+
+
+def _put(spec: dict[str, object], path: list[str], value: object) -> None:
     *parents, name = path
     place = spec
     for parent in parents:
         inner = place.setdefault(parent, {})
-        assert isinstance(inner, dict)
+        if not isinstance(inner, dict):
+            raise SpecError(f"Other fields: {parent} is no object.", remedy="Write it as in the API.")
         place = inner
     place[name] = value
 

@@ -15,13 +15,16 @@ from redis.asyncio import Redis
 
 from services.rollout.chart import Chart, draw_evaluations
 from services.rollout.dashboard.charts import draw_job
+from services.rollout.dashboard.headline import choose_tiles, place_evaluations
 from services.rollout.dashboard.rendering import TEMPLATES
+from services.rollout.engines.policy import Policies
 from services.rollout.events import newest_event
 from services.rollout.history import History
 from services.rollout.jobs import Jobs
 from services.rollout.report.markdown import escape, percent, write_table
 from shared.measures import Evaluation
 from shared.schema import Schema
+from shared.status import JobStatus
 
 MOST_COMPARED = 12
 JobIds = Annotated[list[str], Query(max_length=MOST_COMPARED)]
@@ -39,7 +42,7 @@ class Line(Schema):
         return f"{self.name} {self.evaluation.policy}"
 
 
-def build_job_pages(redis: Redis, jobs: Jobs, history: History) -> APIRouter:
+def build_job_pages(redis: Redis, jobs: Jobs, history: History, policies: Policies) -> APIRouter:
     """Routes of the job pages."""
     router = APIRouter(include_in_schema=False)
 
@@ -52,12 +55,16 @@ def build_job_pages(redis: Redis, jobs: Jobs, history: History) -> APIRouter:
     async def show_job(request: Request, job: str) -> Response:
         newest = await newest_event(redis, job)  # before the status: no change may fall between the two
         status, spec = await jobs.get(job), await jobs.spec(job)
-        context = {"job": status, "spec": spec, "spec_json": spec.model_dump_json(indent=2), "newest_event": newest}
-        return TEMPLATES.TemplateResponse(request, "job.html", context)
+        context = {"spec": spec, "spec_json": spec.model_dump_json(indent=2), "newest_event": newest}
+        return TEMPLATES.TemplateResponse(request, "job.html", _describe(status) | context)
 
     @router.get("/jobs/{job}/status")
     async def show_status(request: Request, job: str) -> Response:
-        return TEMPLATES.TemplateResponse(request, "_status.html", {"job": await jobs.get(job)})
+        return TEMPLATES.TemplateResponse(request, "_status.html", _describe(await jobs.get(job)))
+
+    @router.get("/engines")
+    async def show_engines(request: Request) -> Response:
+        return TEMPLATES.TemplateResponse(request, "_engines.html", {"engines": policies.describe_engines()})
 
     @router.get("/jobs/{job}/charts.json")
     async def give_charts(job: str) -> list[Chart]:
@@ -80,6 +87,10 @@ def build_job_pages(redis: Redis, jobs: Jobs, history: History) -> APIRouter:
         return PlainTextResponse(write(rows), headers={"Content-Disposition": f"attachment; filename=compare.{format}"})
 
     return router
+
+
+def _describe(status: JobStatus) -> dict[str, object]:
+    return {"job": status, "tiles": choose_tiles(status), "evaluations": place_evaluations(status)}
 
 
 async def _read_lines(jobs: Jobs, chosen: Sequence[str]) -> list[Line]:

@@ -61,7 +61,13 @@ def build_reader_pages(jobs: Jobs, records: Records) -> APIRouter:
         status, spec = await jobs.get(job), await jobs.spec(job)
         columns = [await _read_column(records, spec, job, name, group) for name in sister_parts(status, part)]
         columns = [column for column in columns if column.trajectories]
-        context = {"job": status, "part": part, "group": group, "columns": columns}
+        context = {
+            "job": status,
+            "part": part,
+            "group": group,
+            "columns": columns,
+            "feedback": spec.protocol.feedback,
+        }
         return TEMPLATES.TemplateResponse(request, "group.html", context)
 
     return router

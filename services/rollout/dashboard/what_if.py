@@ -47,8 +47,8 @@ def draw_weights(reports: Sequence[WeightReport]) -> list[Chart]:
     report = weighted[-1]
     turns = report.by_turn
     return [
-        draw_histogram("weights", "Weights of trajectories", report.weights),
-        draw_histogram("returns", "Returns of trajectories", report.returns_histogram),
+        draw_histogram("weights", "Weights of trajectories", "weight", report.weights),
+        draw_histogram("returns", "Returns of trajectories", "return", report.returns_histogram),
         Chart(
             key="by-turn",
             title="Share of the weight, by the turn that solved",

@@ -23,7 +23,10 @@ _LOAD_S = 600.0
 _DEFAULT = "default"
 """vLLM's label for the weights that it was started with."""
 _LOADING = "loading"
-_METRIC = re.compile(r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)\{[^}]*\} (\S+)$", re.M)
+_METRIC = re.compile(
+    r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|generation_tokens_total)\{[^}]*\} (\S+)$",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,8 @@ class Control:
         if "num_requests_running" not in sums or "num_requests_waiting" not in sums:
             return None
         usage = sums.get("kv_cache_usage_perc", 0.0) / max(1, text.count("\nvllm:kv_cache_usage_perc{"))
-        return Load(int(sums["num_requests_running"]), int(sums["num_requests_waiting"]), usage)
+        running, waiting = int(sums["num_requests_running"]), int(sums["num_requests_waiting"])
+        return Load(running, waiting, usage, sums.get("generation_tokens_total", 0.0))
 
     async def served_model(self, name: str | None = None) -> ServedModel:
         """The model that the engine was started with: `name`, or the first that is served."""

@@ -24,11 +24,14 @@ class Load:
     waiting: int
     cache_usage: float = 0.0
     """Share of the key-value cache in use, 0 to 1."""
+    generated: float = 0.0
+    """Tokens sampled since the engine was started."""
 
     def __add__(self, other: "Load") -> "Load":
         """Both engines behind one address."""
         usage = max(self.cache_usage, other.cache_usage)
-        return Load(self.running + other.running, self.waiting + other.waiting, usage)
+        generated = self.generated + other.generated
+        return Load(self.running + other.running, self.waiting + other.waiting, usage, generated)
 
 
 class Limit:

@@ -16,6 +16,7 @@ from pathlib import Path
 from services.rollout.engines.control import ADAPTER_PREFIX, Control, Served, adapter_name
 from services.rollout.engines.engine import Engine, EngineDown, Refused
 from services.rollout.engines.inspection import check_neutral
+from services.rollout.engines.observation import EngineState, Looks, describe
 from services.rollout.engines.pool import Engines
 from shared.errors import DriftError
 from shared.telemetry import get_logger
@@ -60,6 +61,7 @@ class Policies:
         """Whether this replica may load weights."""
         self._troubles: dict[str, _Trouble] = {}
         """By engine, why it does not serve the wanted policy."""
+        self._looks = {engine.url: Looks() for engine in engines.members}
         self._checked: set[str] = set()
         """Servers whose sampling has been found neutral since they were last away."""
 
@@ -73,6 +75,14 @@ class Policies:
     def trouble(self) -> str | None:
         """Why engines do not serve the wanted policy, for the job's progress."""
         return " ".join(str(trouble.error) for trouble in self._troubles.values()) or None
+
+    def describe_engines(self) -> list[EngineState]:
+        """Every engine as this replica sees it."""
+        troubles = {url: str(trouble.error) for url, trouble in self._troubles.items()}
+        return [
+            describe(engine, self._looks[engine.url], troubles.get(engine.url), self._engines.wanted)
+            for engine in self._engines.members
+        ]
 
     def refused(self, weights: str, since: float) -> Refused | None:
         """Why an engine will never serve these weights, where it has said so after `since` (`time.monotonic`)."""
@@ -111,7 +121,11 @@ class Policies:
         wanted = self._engines.wanted
         loads = [load for control in controls if (load := await control.load())]
         if loads:
-            engine.limit.update(sum(loads[1:], loads[0]), engine.most_in_flight)
+            load = sum(loads[1:], loads[0])
+            self._looks[engine.url].note(load)
+            engine.limit.update(load, engine.most_in_flight)
+        else:
+            self._looks[engine.url].forget()
         engine.most_in_flight = engine.in_flight
         if wanted is None:
             return None

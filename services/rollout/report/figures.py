@@ -51,7 +51,9 @@ def _draw_rollouts(rollouts: Sequence[RolloutReport]) -> Iterator[Figure]:
     yield Figure(draw_composition([(one.figures.measures.policy, one.composition) for one in rollouts]), parts)
     for one in rollouts:
         part, policy = one.figures.part, one.figures.measures.policy
-        yield Figure(draw_histogram(f"weights-{part}", f"Weights of trajectories: {policy}", one.weights), [part])
+        yield Figure(
+            draw_histogram(f"weights-{part}", f"Weights of trajectories: {policy}", "weight", one.weights), [part]
+        )
         if one.composition_at:
             yield Figure(_draw_composition_at(one), [part])
         if one.sweeps:

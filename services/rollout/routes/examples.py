@@ -114,6 +114,13 @@ REPORT: dict[str, Any] = {
                   "sweeps": [{"gamma": 0.9, "betas": [0.1, 1.0], "effective_sample_size": [2.5, 6.9]}]}],
     "trainings": [], "timings": [{"step": "prepare", "stage": 0, "dataset": 0, "seconds": 0.4}],
 }  # fmt: skip
+ENGINES: dict[str, Any] = {
+    "engines": [
+        {"url": "http://127.0.0.1:8100", "healthy": True, "serving": "/models/smollm2", "running": 64, "waiting": 8,
+         "cache_usage": 0.31, "tokens_per_s": 1840.5, "in_flight": 72, "limit": 128, "circuit": "closed",
+         "trouble": None},
+    ]
+}  # fmt: skip
 PRESETS: dict[str, Any] = {
     "presets": [
         {"name": "gsm8k", "title": "GSM8K", "hub": "openai/gsm8k", "config": "main", "split": "test",

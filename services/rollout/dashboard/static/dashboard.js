@@ -35,6 +35,7 @@ const place = (chart, position) =>
 function figureOf(chart, gallery) {
   let figure = gallery.querySelector(`figure[data-key="${CSS.escape(chart.key)}"]`);
   if (figure) return figure;
+  gallery.querySelector(":scope > p")?.remove();
   figure = document.getElementById("figure").content.firstElementChild.cloneNode(true);
   figure.dataset.key = chart.key;
   figure.querySelector("figcaption").textContent = chart.title;
@@ -62,32 +63,77 @@ function draw(chart, gallery) {
   else {
     held?.plot.destroy();
     const box = figure.querySelector(".canvas");
-    plots.set(figure, { names, plot: new uPlot(options(chart, box.clientWidth), columns, box) });
+    plots.set(figure, { names, plot: new uPlot(options(chart, figure, box.clientWidth), columns, box) });
   }
+  label(figure, null);
   tabulate(figure);
 }
 
-function options(chart, width) {
+// The legend names every series with its value under the pointer, else its last one.
+function label(figure, position) {
+  const chart = figure.chart, legend = figure.querySelector(".legend");
+  const entries = chart.series.map((series) => [series.label, position == null
+    ? (chart.kind === "bars" ? null : series.values.findLast((value) => value != null)) : series.values[position]]);
+  if (position != null) entries.push([chart.x_label, null, place(chart, position)]);
+  while (legend.children.length > entries.length) legend.lastChild.remove();
+  entries.forEach(([name, value, said], number) => {
+    let item = legend.children[number];
+    if (!item) {
+      item = legend.appendChild(document.createElement("li"));
+      item.append(swatch(number), document.createElement("span"), " ", document.createElement("strong"));
+    }
+    item.querySelector("svg").style.display = said === undefined ? "" : "none";
+    item.querySelector("span").textContent = name;
+    item.querySelector("strong").textContent = said ?? shown(chart, value);
+  });
+}
+
+function swatch(number) {
+  const dot = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const circle = dot.appendChild(document.createElementNS(dot.namespaceURI, "circle"));
+  dot.setAttribute("viewBox", "0 0 10 10");
+  dot.setAttribute("aria-hidden", "true");
+  for (const [name, value] of Object.entries({ cx: 5, cy: 5, r: 5, fill: style(`--series-${(number % 6) + 1}`) })) circle.setAttribute(name, value);
+  return dot;
+}
+
+function clock(value, chart) { // as exact as the chart's span asks for
+  const span = chart.x.at(-1) - chart.x[0], time = new Date(1000 * value);
+  const hour = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+  if (span > 86_400) return time.toLocaleString([], { month: "short", day: "numeric", ...hour });
+  return time.toLocaleTimeString([], span < 300 ? { ...hour, second: "2-digit" } : hour);
+}
+
+function sideBySide(chart, number) {
+  const wide = 0.8 / chart.series.length;
+  return uPlot.paths.bars({ disp: {
+    x0: { unit: 1, values: () => chart.x.map((x) => x - 0.4 + number * wide) },
+    size: { unit: 1, values: () => [wide] },
+  } });
+}
+
+function options(chart, figure, width) {
   const palette = [1, 2, 3, 4, 5, 6].map((number) => style(`--series-${number}`));
-  const axis = { stroke: style("--ink-2"), grid: { stroke: style("--line"), width: 1 }, ticks: { stroke: style("--line") } };
+  const axis = { stroke: style("--ink-2"), font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", grid: { stroke: style("--line"), width: 1 }, ticks: { show: false } };
   const series = [{}], bands = [];
   chart.series.forEach((each, number) => {
     const stroke = palette[number % palette.length];
     const bars = chart.kind === "bars"
-      ? { paths: uPlot.paths.bars({ size: [0.8 / chart.series.length, 60], align: chart.series.length > 1 ? (number ? 1 : -1) : 0 }), fill: veil(stroke, 0.6), points: { show: false } } : {};
-    series.push({ label: each.label, stroke, width: 2, value: (_, value) => shown(chart, value), points: { show: chart.x.length < 20, size: 6, fill: stroke }, ...bars });
+      ? { paths: sideBySide(chart, number), width: 0, fill: veil(stroke, 0.75), points: { show: false } } : {};
+    series.push({ stroke, width: 2, points: { show: chart.x.length < 20, size: 6, fill: stroke }, ...bars });
     if (each.low) {
-      series.push({ label: "low", stroke: "transparent", class: "bound", points: { show: false } });
-      series.push({ label: "high", stroke: "transparent", class: "bound", points: { show: false } });
+      for (let bound = 0; bound < 2; bound++) series.push({ stroke: "transparent", points: { show: false } });
       bands.push({ series: [series.length - 1, series.length - 2], fill: veil(stroke, 0.15) });
     }
   });
-  const whole = (_, splits) => splits.map((value) => (Number.isInteger(value) ? (chart.ticks ? chart.ticks[value] ?? "" : value) : ""));
+  const room = Math.ceil(chart.x.length / Math.max(1, Math.floor(width / 56))); // so many categories share one label
+  const whole = (_, splits) => splits.map((value) => (Number.isInteger(value) ? (chart.ticks ? (value % room ? "" : chart.ticks[value] ?? "") : value) : ""));
   return {
-    width, height: 240, series, bands, legend: { live: true },
+    width, height: 220, series, bands, legend: { show: false }, cursor: { y: false, points: { size: 7 } },
+    hooks: { setCursor: [(plot) => label(figure, plot.cursor.idx)] },
     scales: { x: { time: chart.time, range: chart.kind === "bars" ? [-0.6, chart.x.length - 0.4] : undefined },
               y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? (chart.percent ? Math.min(1, high * 1.1) : high * 1.1) : 1] } },
-    axes: [{ ...axis, label: chart.x_label, labelSize: 18, ...(chart.time ? {} : { values: whole, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }) },
+    axes: [{ ...axis, size: 28, ...(chart.time ? { space: 90, values: (_, splits) => splits.map((value) => clock(value, chart)) } : { label: chart.x_label, labelSize: 18, values: whole, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }) },
            { ...axis, size: 60, values: (_, splits) => splits.map((value) => (chart.percent ? `${Math.round(100 * value)} %` : shown(chart, value))) }],
   };
 }
@@ -153,7 +199,7 @@ function redraw() {
   }
 }
 
-addEventListener("resize", () => { for (const [figure, { plot }] of plots) plot.setSize({ width: figure.querySelector(".canvas").clientWidth, height: 240 }); });
+addEventListener("resize", () => { for (const [figure, { plot }] of plots) plot.setSize({ width: figure.querySelector(".canvas").clientWidth, height: 220 }); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 const followed = document.querySelector("[data-events]");
 if (followed) follow(followed.dataset.events);

@@ -1,0 +1,51 @@
+"""What people see of the engines is what the engines say."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from services.rollout.engines.limit import Load
+from services.rollout.engines.observation import Looks
+from tests.fakes.engine import FakeEngine
+from tests.rollout.client import submit
+
+
+async def until(service: httpx.AsyncClient, **wanted: Any) -> dict[str, Any]:
+    """The one engine's state once it is as wanted."""
+    async with asyncio.timeout(30):
+        while True:
+            (engine,) = (await service.get("/v1/engines")).raise_for_status().json()["engines"]
+            if all(engine[name] == value for name, value in wanted.items()):
+                return engine
+            await asyncio.sleep(0.05)
+
+
+async def test_an_engine_is_seen_at_work_away_and_back(service: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.latency_s, engine.slots = 3.0, 4
+    await submit(service)
+    seen = await until(service, running=4, healthy=True)
+    assert (seen["url"], seen["serving"], seen["circuit"]) == (engine.url, "/weights/base", "closed")
+    assert seen["waiting"] + 4 == seen["in_flight"] <= seen["limit"]
+    assert seen["trouble"] is None
+    engine.down = True
+    gone = await until(service, healthy=False, serving=None)
+    assert "does not answer" in gone["trouble"] or engine.url in gone["trouble"]
+    engine.restart()
+    await until(service, healthy=True, serving="/weights/base", trouble=None)
+
+
+def test_tokens_a_second_are_the_engines_own_and_begin_anew_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, now = Looks(), 0.0
+    monkeypatch.setattr("services.rollout.engines.observation.time.monotonic", lambda: now)
+    assert (looks.load, looks.tokens_per_s) == (None, None)
+    for now, generated in ((10.0, 500.0), (11.0, 600.0), (14.0, 900.0)):
+        looks.note(Load(1, 0, 0.0, generated))
+    assert looks.tokens_per_s == 100
+    now = 15.0
+    looks.note(Load(1, 0, 0.0, 50.0))  # a new process counts from nothing
+    assert looks.tokens_per_s is None
+    now = 17.0
+    looks.note(Load(1, 0, 0.0, 90.0))
+    assert looks.tokens_per_s == 20
