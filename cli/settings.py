@@ -10,8 +10,8 @@ from shared.settings import Settings, Urls, load_settings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
-SHARED_DATA = Path("../shared/data")
-"""Where the problem files are looked for when DRIFT_DATA_ROOT is not set."""
+DATA_ROOTS = (Path("../shared/data"), Path("data"))
+"""Where the problem files are looked for when DRIFT_DATA_ROOT is not set: in the first that is there, else the last."""
 
 
 class LocalSettings(Settings):
@@ -34,7 +34,7 @@ class LocalSettings(Settings):
     trainer_processes: Annotated[int, Field(ge=1)] = 1
     """Processes of the trainer (torchrun --nproc-per-node)."""
     data_root: Path | None = None
-    """Folder of problem files; absent takes ../shared/data where that is."""
+    """Folder of problem files; absent takes ../shared/data where that is, else `data`."""
     runs_root: Path = Path("runs")
     """Folder of jobs' datasets, checkpoints and reports."""
     stack_root: Path = Path(".drift")
@@ -43,7 +43,8 @@ class LocalSettings(Settings):
     @property
     def problems_root(self) -> Path:
         """The data root in force; it need not exist."""
-        return (self.data_root or SHARED_DATA).resolve()
+        found = (folder for folder in DATA_ROOTS if folder.is_dir())
+        return (self.data_root or next(found, DATA_ROOTS[-1])).resolve()
 
     @property
     def rollout_url(self) -> str:
@@ -60,5 +61,7 @@ class LocalSettings(Settings):
             "redis_url": self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0",
             "engine_urls": self.engine_urls or (f"http://127.0.0.1:{self.engine_port}",),
             "verifier_url": f"http://127.0.0.1:{self.verifier_port}",
+            "data_root": self.problems_root,
+            "runs_root": self.runs_root,
         }
         return own.model_copy(update={name: value for name, value in stack.items() if name not in own.model_fields_set})

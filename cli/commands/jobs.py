@@ -48,8 +48,10 @@ def read_job(file: Path) -> str:
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         spec = yaml.safe_load(text)  # YAML holds JSON
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{file} cannot be read: {error}.", remedy="Name a JSON or YAML file.") from None
+    except OSError as error:
+        raise SpecError(f"{file} cannot be read: {error.strerror}.", remedy="Name a JSON or YAML file.") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{file} is not UTF-8 text.", remedy="Name a JSON or YAML file.") from None
     except yaml.YAMLError as error:
         raise SpecError(f"{file} is neither JSON nor YAML: {error}", remedy="`drift init` writes an example.") from None
     if not isinstance(spec, dict):

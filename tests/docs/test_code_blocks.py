@@ -123,6 +123,8 @@ def test_commands_run(block: Block, rollout: httpx.Client, verifier_url: str, tm
     text = re.sub(_VERIFIER, verifier_url.removeprefix("http://"), text)
     spec = {"dataset": {"problems": [{"id": "1", "problem": "1 + 1", "answer": "2"}]}}
     (tmp_path / "job.json").write_text(json.dumps(spec))
+    (tmp_path / "questions.csv").write_text("problem,answer\n1 + 1,2\n")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

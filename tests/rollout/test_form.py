@@ -21,7 +21,7 @@ SPECS: list[dict[str, Any]] = [
         "train": {"epochs": 0.5},
         "refresh": {"stages": 2},
         "evaluate": [{"path": "b.csv"}, {"hub": "o/n"}],
-    },  # noqa: E501
+    },
     {"dataset": {"path": "a.csv"}, "evaluate": [{"problems": PROBLEMS}]},
     {"rollouts_of": "20260101-000000-abcdef", "train": {}},
     {"dataset": {"path": "a.csv"}, "protocol": {"template": "{{ problem }}\n?", "evaluation_template": "plain"}},

@@ -1,6 +1,5 @@
 """What is known of each engine at this moment, for people: its own words at the last looks, and this process's view."""
 
-import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -43,11 +42,11 @@ class Looks:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, Load]] = deque(maxlen=LOOKS)
 
-    def note(self, load: Load) -> None:
-        """Remember a look."""
+    def note(self, load: Load, at: float) -> None:
+        """Remember a look; `at` in seconds, on any clock."""
         if self._seen and load.generated < self._seen[-1][1].generated:  # it has been restarted
             self._seen.clear()
-        self._seen.append((time.monotonic(), load))
+        self._seen.append((at, load))
 
     def forget(self) -> None:
         """It says nothing any more."""

@@ -122,7 +122,7 @@ class Policies:
         loads = [load for control in controls if (load := await control.load())]
         if loads:
             load = sum(loads[1:], loads[0])
-            self._looks[engine.url].note(load)
+            self._looks[engine.url].note(load, time.monotonic())
             engine.limit.update(load, engine.most_in_flight)
         else:
             self._looks[engine.url].forget()

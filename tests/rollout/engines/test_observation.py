@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import httpx
-import pytest
 
 from services.rollout.engines.limit import Load
 from services.rollout.engines.observation import Looks
@@ -36,16 +35,13 @@ async def test_an_engine_is_seen_at_work_away_and_back(service: httpx.AsyncClien
     await until(service, healthy=True, serving="/weights/base", trouble=None)
 
 
-def test_tokens_a_second_are_the_engines_own_and_begin_anew_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, now = Looks(), 0.0
-    monkeypatch.setattr("services.rollout.engines.observation.time.monotonic", lambda: now)
+def test_tokens_a_second_are_the_engines_own_and_begin_anew_with_it() -> None:
+    looks = Looks()
     assert (looks.load, looks.tokens_per_s) == (None, None)
-    for now, generated in ((10.0, 500.0), (11.0, 600.0), (14.0, 900.0)):
-        looks.note(Load(1, 0, 0.0, generated))
+    for at, generated in ((10.0, 500.0), (11.0, 600.0), (14.0, 900.0)):
+        looks.note(Load(1, 0, 0.0, generated), at)
     assert looks.tokens_per_s == 100
-    now = 15.0
-    looks.note(Load(1, 0, 0.0, 50.0))  # a new process counts from nothing
+    looks.note(Load(1, 0, 0.0, 50.0), 15.0)  # a new process counts from nothing
     assert looks.tokens_per_s is None
-    now = 17.0
-    looks.note(Load(1, 0, 0.0, 90.0))
+    looks.note(Load(1, 0, 0.0, 90.0), 17.0)
     assert looks.tokens_per_s == 20
