@@ -1,5 +1,6 @@
 """Every page on a desk and on a phone, in light and in dark: nothing sticks out, axe is content, a picture is kept."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -49,6 +50,10 @@ def trained(served: httpx.Client, settings: RolloutSettings, engine: FakeEngine,
             "checkpoint": "/runs/x/stage-0/export",
         }
         redis.set(keys.status(job), status.model_copy(update=update).model_dump_json())
+    log = settings.runs_root / job / "checkpoints" / "stage-0" / "train.jsonl"
+    log.parent.mkdir(parents=True)
+    lines = [{"step": n + 1, "grad_norm": 1 + n % 3, "nll": 2 - n / 40, "tokens_per_s": 2000 + n} for n in range(32)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 33, "grad')
     return job
 
 
@@ -113,6 +118,7 @@ def visit(view: View, running: str, trained: str) -> None:
     page.goto(f"/jobs/{trained}")
     expect(page.locator("#what-if-charts canvas")).to_have_count(3)
     expect(page.locator(".tiles")).to_contain_text("from ")
+    expect(page.locator("figure").filter(has_text="Gradient norm").locator(".legend")).to_contain_text("stage 0 2")
     view.keep("trained")
     page.goto(f"/jobs/{trained}/trajectories")
     view.keep("trajectories")

@@ -36,7 +36,7 @@ def add_dashboard(
     check: Check,
 ) -> None:
     """Put the pages and what stands before them into the application."""
-    app.include_router(build_job_pages(redis, jobs, history, policies))
+    app.include_router(build_job_pages(redis, jobs, history, policies, settings.runs_root))
     app.include_router(build_reader_pages(jobs, records))
     app.include_router(build_what_if(jobs, archive))
     app.include_router(build_session_pages(settings.api_keys))

@@ -4,9 +4,11 @@ Pages only show; what they change they ask of the API's own routes. Everything t
 escaped by the templates.
 """
 
+import asyncio
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -17,6 +19,7 @@ from services.rollout.chart import Chart, draw_evaluations
 from services.rollout.dashboard.charts import draw_job
 from services.rollout.dashboard.headline import choose_tiles, place_evaluations
 from services.rollout.dashboard.rendering import TEMPLATES
+from services.rollout.dashboard.training_log import draw_steps, read_steps
 from services.rollout.engines.policy import Policies
 from services.rollout.events import newest_event
 from services.rollout.history import History
@@ -42,7 +45,7 @@ class Line(Schema):
         return f"{self.name} {self.evaluation.policy}"
 
 
-def build_job_pages(redis: Redis, jobs: Jobs, history: History, policies: Policies) -> APIRouter:
+def build_job_pages(redis: Redis, jobs: Jobs, history: History, policies: Policies, runs_root: Path) -> APIRouter:
     """Routes of the job pages."""
     router = APIRouter(include_in_schema=False)
 
@@ -68,7 +71,9 @@ def build_job_pages(redis: Redis, jobs: Jobs, history: History, policies: Polici
 
     @router.get("/jobs/{job}/charts.json")
     async def give_charts(job: str) -> list[Chart]:
-        return draw_job(await jobs.spec(job), await jobs.get(job), await history.read(job))
+        status = await jobs.get(job)
+        trained = draw_steps(await asyncio.to_thread(read_steps, runs_root, status))
+        return [*draw_job(await jobs.spec(job), status, await history.read(job)), *trained]
 
     @router.get("/compare")
     async def compare(request: Request, job: JobIds = []) -> Response:  # noqa: B006
