@@ -25,7 +25,7 @@ Scheme = Literal["light", "dark"]
 @pytest.fixture
 def trained(served: httpx.Client, settings: RolloutSettings, engine: FakeEngine, wait: Callable[..., Any]) -> str:
     """A job with a training and an evaluation before and after, as a trainer leaves it."""
-    engine.latency_s = 0.3
+    engine.latency_s, engine.slots = 0.2, 8  # so few at once that a job of some hundred problems stays at it
     engine.script = lambda messages, weights: ("B", "A", "no idea")[len(engine.requests) % 3]
     job = submit(served, evaluate=[{"problems": PROBLEMS}])
     wait(job, lambda status: status["state"] == "succeeded")
@@ -98,8 +98,8 @@ def views(browser: Browser, served: httpx.Client) -> Iterator[list[View]]:
 def test_every_page_fits(
     views: list[View], served: httpx.Client, engine: FakeEngine, trained: str, wait: Callable[..., Any]
 ) -> None:
-    engine.latency_s = 2.0
-    running = submit(served, dataset={"problems": [{**PROBLEMS[0], "id": str(n)} for n in range(2000)]})
+    engine.latency_s = 1.0
+    running = submit(served, dataset={"problems": [{**PROBLEMS[0], "id": str(n)} for n in range(300)]})
     wait(running, lambda status: (status["progress"] or {}).get("done", 0) > 0)
     for view in views:
         visit(view, running, trained)
@@ -113,10 +113,10 @@ def visit(view: View, running: str, trained: str) -> None:
     view.keep("jobs")
     page.goto(f"/jobs/{running}")
     expect(page.locator("main")).to_contain_text("healthy")
-    expect(page.locator("[data-gallery] canvas").first).to_be_visible()
+    page.locator("[data-gallery] canvas").first.wait_for()
     view.keep("running")
     page.goto(f"/jobs/{trained}")
-    expect(page.locator("#what-if-charts canvas")).to_have_count(3)
+    page.locator("#what-if-charts canvas").nth(2).wait_for()
     expect(page.locator(".tiles")).to_contain_text("from ")
     expect(page.locator("figure").filter(has_text="Gradient norm").locator(".legend")).to_contain_text("stage 0 2")
     view.keep("trained")
@@ -129,5 +129,5 @@ def visit(view: View, running: str, trained: str) -> None:
     expect(page.locator("#preview")).to_contain_text("curl")
     view.keep("form")
     page.goto(f"/compare?job={trained}")
-    expect(page.locator("[data-gallery] canvas").first).to_be_visible()
+    page.locator("[data-gallery] canvas").first.wait_for()
     view.keep("compare")
