@@ -55,6 +55,7 @@ def test_a_job_page_is_live(page: Page, served: httpx.Client, engine: FakeEngine
     job = submit(served, evaluate=[{"problems": PROBLEMS}])
     page.goto(f"/jobs/{job}")
     expect(page.locator(".badge").first).to_have_text("succeeded", timeout=60_000)  # without a reload
+    expect(page).to_have_title("succeeded demo · DRIFT")
     expect(page.locator("figure").filter(has_text="Solved within k turns").locator("canvas")).to_be_visible()
     assert_accessible(page)
 
@@ -66,6 +67,10 @@ def test_a_running_job_is_paused_resumed_and_cancelled_by_keyboard(
     job = submit(served, dataset={"problems": [{**PROBLEMS[0], "id": str(n)} for n in range(2000)]})
     wait(job, lambda status: status["state"] == "running")
     page.goto(f"/jobs/{job}")
+    page.get_by_role("button", name="Pause").focus()
+    with page.expect_response("**/status"):  # the panel is replaced; who is about to press it stays there
+        pass
+    expect(page.get_by_role("button", name="Pause")).to_be_focused()
     page.get_by_role("button", name="Pause").press("Enter")
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
     assert_accessible(page)

@@ -31,5 +31,13 @@ def left(job: JobStatus) -> str | None:
     return duration(spent * (progress.total - progress.done) / progress.done)
 
 
+def summary(job: JobStatus) -> str:
+    """The state in a word, or how far the step at hand is: what fits a tab's title."""
+    progress = job.progress
+    if job.state != "running" or not progress or not progress.total:
+        return job.state
+    return f"{100 * progress.done // progress.total} %"
+
+
 TEMPLATES = Jinja2Templates(Path(__file__).parent / "templates")
-TEMPLATES.env.filters |= {"percent": percent, "duration": duration, "clock": clock, "left": left}
+TEMPLATES.env.filters |= {"percent": percent, "duration": duration, "clock": clock, "left": left, "summary": summary}

@@ -181,6 +181,14 @@ document.addEventListener("htmx:afterSwap", (event) => {
   });
 });
 
+// The tab's title says how far the job is.
+function entitle() {
+  const told = document.querySelector("[data-title]");
+  if (told) document.title = told.dataset.title;
+}
+document.addEventListener("htmx:afterSwap", entitle);
+entitle();
+
 // What the API says of a refused request is shown as it says it.
 document.addEventListener("htmx:afterRequest", (event) => {
   const notice = document.getElementById("notice"), { xhr, successful } = event.detail;
