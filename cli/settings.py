@@ -10,8 +10,8 @@ from shared.settings import Settings, Urls, load_settings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
-DATA_ROOTS = (Path("../shared/data"), Path("data"))
-"""Where the problem files are looked for when DRIFT_DATA_ROOT is not set: in the first that is there, else the last."""
+DATA_ROOTS = (Path("data"), Path("../shared/data"))
+"""Where the problem files are looked for when DRIFT_DATA_ROOT is not set: the first of these that is there."""
 
 
 class LocalSettings(Settings):
@@ -34,7 +34,7 @@ class LocalSettings(Settings):
     trainer_processes: Annotated[int, Field(ge=1)] = 1
     """Processes of the trainer (torchrun --nproc-per-node)."""
     data_root: Path | None = None
-    """Folder of problem files; absent takes ../shared/data where that is, else `data`."""
+    """Folder of problem files; absent takes `data`, or ../shared/data where only that is."""
     runs_root: Path = Path("runs")
     """Folder of jobs' datasets, checkpoints and reports."""
     stack_root: Path = Path(".drift")
@@ -44,7 +44,7 @@ class LocalSettings(Settings):
     def problems_root(self) -> Path:
         """The data root in force; it need not exist."""
         found = (folder for folder in DATA_ROOTS if folder.is_dir())
-        return (self.data_root or next(found, DATA_ROOTS[-1])).resolve()
+        return (self.data_root or next(found, DATA_ROOTS[0])).resolve()
 
     @property
     def rollout_url(self) -> str:

@@ -26,7 +26,12 @@ def init(
     if as_json:
         print(json.dumps({"path": str(path)}))
         return
-    out.print(f"{path} is written: name your questions in it, then `drift submit {path}`.", highlight=False)
+    root = load_settings(LocalSettings).problems_root
+    out.print(
+        f"{path} is written. Put your questions into {root}, name the file in {path}, then `drift submit {path}`.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def doctor(as_json: Json = False, url: Url = None) -> None:
