@@ -8,15 +8,18 @@ engine    a real vLLM on this machine and the small model; GSM8K where ../shared
           turns of up to 256 tokens. Tokens a second by the engine's own counters, its prefix cache emptied in between:
             engine_ratio              the service over the same episodes played by a bare client that always keeps
                                       more requests at the engine than it has slots; both outside the tail
-            barrier_speedup           the service over chunks of 64 trajectories that wait for each other at every
-                                      turn; both from the first request to the last answer
+            barrier_speedup           the service over chunks of as many trajectories as the engine has slots (64)
+                                      that wait for each other at every turn; both from the first request to the
+                                      last answer
 long-tail a scripted engine of 256 slots, lengths log-normal up to 8,192 tokens, time-scaled:
             barrier_speedup_long_tail the same, chunks of 256
 service   a scripted engine; the service has one core to itself (where the machine has two), all others share the rest:
             turns_per_s               with an engine that takes no time, best of the numbers in flight
             p99_overhead_ms           by trajectories in flight, while the engine takes as long as makes 600 turns a
                                       second: from an answer's departure to the arrival of the trajectory's next
-                                      request, both as the engine sees them; verdict and queues included
+                                      request, both as the engine sees them; verdict and queues included. An engine
+                                      that takes no time would say nothing of it: N in flight at X turns a second
+                                      take N / X seconds each whatever the service does (Little's law)
 growth    jobs of 1k, 10k, 100k trajectories (1M with --full) of one or two turns, an engine that takes no time:
             cost_growth               time per trajectory of the largest job over that of the smallest
             service_rss_mb            most memory of the service's process, all jobs
@@ -61,8 +64,10 @@ console = Console()
 class Size:
     """How much is measured."""
 
+    slots: int = 64
+    """Of the real engine."""
     trajectories: int = 192
-    """Real engine."""
+    """There."""
     long_tail: int = 2048
     turns: int = 12_000
     """For each number in flight."""
@@ -147,7 +152,7 @@ def show_rates(title: str, rates: tuple[Rate, Rate, Rate]) -> None:
 async def measure_engine(size: Size) -> Figures:
     """The part `engine`."""
     siblings = 8
-    load = Load(64, read_problems(size.trajectories // siblings), siblings, "plain", 256)
+    load = Load(size.slots, read_problems(size.trajectories // siblings), siblings, "plain", 256)
     async with run_vllm(load.slots) as url:
         rates = await compare(connect(url, SERVED_NAME, load.max_tokens), load, pinned=False)
     show_rates(f"Real vLLM, {size.trajectories} trajectories of {load.turns} turns", rates)
@@ -205,7 +210,7 @@ async def play(stack: Stack, engine: str, script: Script, trajectories: int, tur
     console.log(
         f"{trajectories:,} trajectories, {measured.turns:,} turns in {played.seconds:.1f} s:"
         f" {played.turns_per_s:,.0f} turns/s, {played.cpu_ms_per_turn:.2f} ms of CPU a turn,"
-        f" overhead p99 {1000 * measured.overhead_p99:.0f} ms"
+        f" overhead p50 {1000 * measured.overhead_p50:.0f} ms, p99 {1000 * measured.overhead_p99:.0f} ms"
     )
     return played
 
@@ -299,7 +304,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     size = Size()
     if arguments.quick:
-        size = Size(trajectories=64, long_tail=1024, turns=6_000, jobs=(1_000, 10_000))
+        size = Size(slots=32, trajectories=64, long_tail=1024, turns=6_000, jobs=(1_000, 10_000))
     if arguments.full:
         size = replace(size, jobs=(*size.jobs, 1_000_000))
     figures = asyncio.run(measure(arguments.parts or PARTS, size))

@@ -145,7 +145,8 @@ async def run_stack(engine_url: str, in_flight: int | None = None, *, pinned: bo
             ),
             Service(
                 "recorder",
-                place([sys.executable, "-m", "services.trainer.recorder"], 1),
+                # It is not on a turn's way: where it shares a core with the engine and the verifier, it waits for them.
+                place(["nice", "-n", "19", sys.executable, "-m", "services.trainer.recorder"], 1),
                 key_check(redis_url, keys.RECORDER_ALIVE),
                 environment,
                 after=("valkey",),

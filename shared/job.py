@@ -13,6 +13,9 @@ from shared.trajectory import Phase, Problem
 MAX_INLINE = 10_000
 """Most problems that a request may carry inline; more belong in a file under the data root."""
 
+MAX_TEMPLATE = 1 << 16
+"""Most characters of a prompt template."""
+
 
 Columns = dict[Literal["id", "kind", "problem", "answer", "choices"], str | list[str]]
 """Field of a problem -> where the source keeps it."""
@@ -81,9 +84,10 @@ class DatasetSpec(Schema):
 class ProtocolSpec(Schema):
     """How the episode runs."""
 
-    template: Annotated[str, Field(min_length=1, max_length=1 << 16)] = "auto"
-    """Name of a built-in prompt template, or Jinja2 text (contains `{{`); `auto` chooses by the problem's kind."""
-    evaluation_template: Annotated[str, Field(min_length=1, max_length=1 << 16)] | None = None
+    template: Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE)] = "auto"
+    """Name of a built-in prompt template or of a file NAME.jinja in DRIFT_TEMPLATES_ROOT, or Jinja2 text (contains
+    `{{`); `auto` chooses by the problem's kind. A file's text becomes part of the job as it is submitted."""
+    evaluation_template: Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE)] | None = None
     """The same for evaluations; absent takes `template`. The paper's differ: `paper` and `paper_evaluation`."""
     feedback: Annotated[str, Field(min_length=1, max_length=4096)] = "Incorrect. Please think again."
     max_turns: Annotated[int, Field(ge=1, le=64)] = 5

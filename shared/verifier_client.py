@@ -92,19 +92,23 @@ class VerifierClient:
 
     async def _verify_batch(self, items: Sequence[VerifyItem]) -> list[VerifyResult]:
         body = _body(items)
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._attempts), wait=_wait, retry=retry_if_exception(_is_passing), reraise=True
+        )
         async with self._places:
             try:
-                async for attempt in AsyncRetrying(
-                    stop=stop_after_attempt(self._attempts),
-                    wait=_wait,
-                    retry=retry_if_exception(_is_passing),
-                    reraise=True,
-                ):
+                async for attempt in retrying:
                     with attempt:
                         reply = await self._http.post(PATH, content=body, headers=JSON | outgoing_headers())
-                        return _results(reply, items)
+                        results = _results(reply, items)
+                        del reply.stream
+                        return results
             except httpx.HTTPError as error:
                 raise _failure(error, str(self._http.base_url)) from None
+            finally:
+                # The reply's stream and these refer back to what holds them: seventy objects a request that nothing
+                # but the garbage collector would find, whose search stops every episode.
+                retrying.iter_state.reset()
         raise AssertionError("unreachable: the retry loop returns or raises")
 
 

@@ -76,7 +76,7 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     verifier = VerifierClient(settings.verifier_url, key, attempts=VERIFIER_ATTEMPTS, transport=transport)
     policies = Policies(engines)
     worker = Worker(redis, jobs, engines, Grader(verifier.verify), settings.high_water)
-    intake = Intake(jobs, settings.data_root)
+    intake = Intake(jobs, settings.data_root, settings.templates_root)
     turns = Turns()
     archive = Archive(redis, settings.runs_root)
     steps = Steps(redis, jobs, engines, policies, intake, archive, settings, turns)

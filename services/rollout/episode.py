@@ -21,11 +21,16 @@ Grade = Callable[[str], Awaitable[VerifyResult]]
 
 @dataclass
 class Episode:
-    """The turns of one trajectory, and how it ended."""
+    """What happened in one trajectory, and how it ended."""
 
-    turns: list[Turn] = field(default_factory=list)
+    played: list[tuple[Answer, VerifyResult]] = field(default_factory=list[tuple[Answer, VerifyResult]])
     ending: Ending = "max_turns"
     reason: str | None = None
+
+    @property
+    def turns(self) -> list[Turn]:
+        """As they are published; made only then, since token ids in lists are large."""
+        return [_turn(answer, result) for answer, result in self.played]
 
 
 async def run_episode(
@@ -34,7 +39,7 @@ async def run_episode(
     """Play one episode to its end. Never raises for a fault of the engine or the verifier: that is an ending."""
     episode = Episode()
     context = list(opening)
-    while len(episode.turns) < max_turns:
+    while len(episode.played) < max_turns:
         try:
             answer = await sample(context)
         except ContextExceeded as error:
@@ -45,7 +50,7 @@ async def run_episode(
             verdict = await grade(answer.text)
         except DriftError as error:
             return _end(episode, "ungraded", error)
-        episode.turns.append(_turn(answer, verdict))
+        episode.played.append((answer, verdict))
         if not verdict.verdict.decides:
             episode.ending, episode.reason = "ungraded", verdict.detail or f"verdict {verdict.verdict}"
             return episode
@@ -58,15 +63,15 @@ async def run_episode(
 
 def _end(episode: Episode, ending: Ending, error: DriftError) -> Episode:
     # Without a single answer there is nothing to weigh or train on, whatever the cause.
-    episode.ending = ending if episode.turns or ending != "context" else "failed"
+    episode.ending = ending if episode.played or ending != "context" else "failed"
     episode.reason = str(error)
     return episode
 
 
 def _turn(answer: Answer, result: VerifyResult) -> Turn:
     return Turn(
-        prompt_token_ids=answer.prompt_token_ids,
-        token_ids=answer.token_ids,
+        prompt_token_ids=answer.prompt_token_ids.tolist(),
+        token_ids=answer.token_ids.tolist(),
         text=answer.text,
         finish_reason=answer.finish_reason,
         verdict=result.verdict,

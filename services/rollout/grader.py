@@ -10,8 +10,8 @@ from shared.trajectory import Problem
 
 Verify = Callable[[list[VerifyItem]], Awaitable[list[VerifyResult]]]
 
-LINGER_S = 0.002
-"""How long the first of a batch waits for company."""
+LINGER_S = 0.01
+"""How long the first of a batch waits for company: nothing beside a turn's seconds, and a tenth of the requests."""
 
 
 class Grader:

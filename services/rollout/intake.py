@@ -5,7 +5,7 @@ from pathlib import Path
 
 from services.rollout.jobs import Jobs
 from services.rollout.problems.dataset import count_problems, lies_at_hand
-from services.rollout.prompts import pair_prompts
+from services.rollout.prompts import find_template, pair_prompts
 from shared.errors import NotFound, SpecError
 from shared.job import JobSpec, PolicySpec
 
@@ -13,15 +13,20 @@ from shared.job import JobSpec, PolicySpec
 class Intake:
     """Checks specs for the API and for the dashboard's form."""
 
-    def __init__(self, jobs: Jobs, data_root: Path) -> None:
+    def __init__(self, jobs: Jobs, data_root: Path, templates_root: Path | None) -> None:
         self._jobs = jobs
         self._data_root = data_root
+        self._templates_root = templates_root
 
-    async def check(self, spec: JobSpec) -> None:
-        """Raises `SpecError` that names what is wrong: the template, a row at hand, or a job that is referred to.
+    async def check(self, spec: JobSpec) -> JobSpec:
+        """The spec as it is kept, with the texts of the user's templates in place of their names.
 
+        Raises `SpecError` that names what is wrong: the template, a row at hand, or a job that is referred to.
         Datasets of the hub are checked when the job begins.
         """
+        named = spec.protocol.model_dump(include={"template", "evaluation_template"}, exclude_none=True)
+        texts = {field: find_template(template, self._templates_root) for field, template in named.items()}
+        spec = spec.model_copy(update={"protocol": spec.protocol.model_copy(update=texts)})
         for dataset, prompts in pair_prompts(spec):
             if dataset and lies_at_hand(dataset, self._data_root):
                 await asyncio.to_thread(count_problems, dataset, self._data_root, prompts.open)
@@ -29,6 +34,7 @@ class Intake:
             await self._check_rollouts(spec.rollouts_of)
         if spec.start_from:
             await self.find_policy(spec.start_from)
+        return spec
 
     async def find_policy(self, wanted: PolicySpec) -> str:
         """The exported folder of a policy that another job trained; raises `SpecError` where there is none."""

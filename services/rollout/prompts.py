@@ -1,10 +1,11 @@
-"""Prompt templates are data: Jinja2 files in `templates/`, or a job's own text.
+"""Prompt templates are data: Jinja2 files in `templates/`, those of the user's folder, or a job's own text.
 
 A template has a block `user` and may have a block `system`; a text without blocks is the user's message.
 It sees `problem`, `choices`, `letters` and `max_turns`. A job's text is rendered in Jinja2's sandbox and may use only
 what cannot take long or grow: output, conditions, tests and loops that are not nested.
 """
 
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shared.errors import SpecError
-from shared.job import DatasetSpec, JobSpec
+from shared.job import MAX_TEMPLATE, DatasetSpec, JobSpec
 from shared.trajectory import Problem
 
 Message = dict[str, str]
@@ -39,6 +40,7 @@ _ALLOWED: tuple[type[nodes.Node], ...] = (
     *(nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Filter, nodes.Test, nodes.CondExpr),
     *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Keyword),
 )
+_NAME = re.compile(r"[\w-]{1,64}")
 _FILTERS = ("capitalize", "default", "first", "join", "last", "length", "lower", "title", "trim", "upper")
 
 
@@ -102,6 +104,25 @@ class Prompts:
                 f"protocol.template fails on problem {problem.id}: {error}.",
                 remedy="A template may use problem, choices, letters and max_turns.",
             ) from error
+
+
+def find_template(template: str, folder: Path | None) -> str:
+    """The text of `folder`/NAME.jinja where a job names such a template; else what the job gives, as it is.
+
+    A built-in's name is the built-in's. Raises `SpecError` for a file that is larger than a job's text may be.
+    """
+    if folder is None or template in _FAMILIES or template in BUILT_IN or not _NAME.fullmatch(template):
+        return template
+    file = folder / f"{template}.jinja"
+    if not file.is_file():
+        raise SpecError(
+            f"protocol.template {template!r} is neither a built-in template nor a file of DRIFT_TEMPLATES_ROOT.",
+            remedy=f"Use {', '.join((*_FAMILIES, *BUILT_IN, *sorted(path.stem for path in folder.glob('*.jinja'))))}.",
+        )
+    text = file.read_text()
+    if len(text) > MAX_TEMPLATE:
+        raise SpecError(f"The template {file.name} has more than {MAX_TEMPLATE} characters.", remedy="Shorten it.")
+    return text
 
 
 def load_prompts(template: str, max_turns: int) -> Prompts:

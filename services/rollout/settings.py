@@ -27,6 +27,8 @@ class RolloutSettings(StoreSettings):
     """The verifier service."""
     data_root: Path = Path("../shared/data")
     """Folder that a job's `path` datasets are read from."""
+    templates_root: Path | None = None
+    """Folder of prompt templates, NAME.jinja, that jobs may name; absent has only the built-in ones."""
     rollout_host: str = "127.0.0.1"
     """Address to listen on; beyond loopback only with DRIFT_API_KEYS."""
     rollout_port: Annotated[int, Field(ge=1, le=65535)] = 8000

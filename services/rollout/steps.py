@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from services.rollout.archive import Archive
 from services.rollout.engines.control import ServedModel
 from services.rollout.engines.engine import EngineDown
-from services.rollout.engines.inspection import inspect
-from services.rollout.engines.policy import Policies, request_model
+from services.rollout.engines.inspection import Loading, inspect
+from services.rollout.engines.policy import Policies, adapter_base, request_model
 from services.rollout.engines.pool import Engines
 from services.rollout.evaluation import evaluate, summarise
 from services.rollout.intake import Intake
@@ -73,6 +73,16 @@ def plan_steps(spec: JobSpec) -> list[Step]:
     return steps
 
 
+def find_loading(spec: JobSpec, start: str | None) -> Loading:
+    """What the job will put into the engines, beginning with the policy in the folder `start`."""
+    trained = any(step.stage and step.kind in ("rollout", "evaluate") for step in plan_steps(spec))
+    if start and not adapter_base(start):
+        return "weights"
+    if trained and spec.train and (spec.train.lora is None or spec.train.lora.merge):
+        return "weights"
+    return "adapters" if trained or start else "nothing"
+
+
 def policy_name(stage: int) -> str:
     """`base`, or the number of trainings behind the policy."""
     return f"stage-{stage}" if stage else "base"
@@ -129,10 +139,9 @@ class Steps:
             await asyncio.to_thread(count_problems, dataset, root, prompts.open) if dataset else Tally()
             for dataset, prompts in pair_prompts(spec)
         ]
-        served = await self._inspect(spec, status, token)
-        base = rolled_out.base if rolled_out else served.root
-        if spec.start_from:
-            base = await self._intake.find_policy(spec.start_from)
+        start = await self._intake.find_policy(spec.start_from) if spec.start_from else None
+        served = await self._inspect(spec, find_loading(spec, start), status, token)
+        base = rolled_out.base if rolled_out else start or served.root
         problems = [tally.problems for tally in tallies]
         if rolled_out:
             problems[0] = rolled_out.problems[0]
@@ -156,13 +165,13 @@ class Steps:
             )
         return status
 
-    async def _inspect(self, spec: JobSpec, status: JobStatus, token: int) -> ServedModel:
+    async def _inspect(self, spec: JobSpec, loading: Loading, status: JobStatus, token: int) -> ServedModel:
         """The model that the engines serve; an engine that is only starting is waited for."""
         begun = time.monotonic()
         while True:
             await self.obey(status.id)
             try:
-                return await inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens)
+                return await inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens, loading)
             except EngineDown as error:
                 if time.monotonic() - begun > self._settings.engine_deadline_s:
                     raise

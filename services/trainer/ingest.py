@@ -23,7 +23,7 @@ from services.trainer.folder_lock import FolderLock
 from services.trainer.settings import RecorderSettings
 from shared import keys
 from shared.errors import Unavailable
-from shared.shards import dataset_folder, recorded_groups, write_shard
+from shared.shards import GroupSet, dataset_folder, recorded_groups, write_shard
 from shared.status import JobStatus
 from shared.stream import Entry, TrajectoryStream, ensure_group
 from shared.telemetry import get_logger
@@ -74,15 +74,15 @@ class Ingest:
         self._redis = redis
         self._settings = settings
         self._lock = FolderLock(settings.runs_root / ".recorder.lock")
-        self._recorded: dict[tuple[str, str], set[int]] = {}
+        self._recorded: dict[tuple[str, str], GroupSet] = {}
         self._followed: dict[str, asyncio.Task[None]] = {}
         self._ended: set[str] = set()
 
-    async def recorded(self, job: str, part: str) -> set[int]:
+    async def recorded(self, job: str, part: str) -> GroupSet:
         """The groups of one part that the dataset holds, for its writer: nobody else adds any meanwhile."""
         if (job, part) not in self._recorded:
             folder = dataset_folder(self._settings.runs_root, job, part)
-            self._recorded[job, part] = await asyncio.to_thread(recorded_groups, folder)
+            self._recorded[job, part] = GroupSet(await asyncio.to_thread(recorded_groups, folder))
         return self._recorded[job, part]
 
     async def run(self) -> None:

@@ -65,6 +65,8 @@ class FakeEngine:
     """Every route answers 503, as a proxy in front of a dead engine does."""
     starting: bool = False
     """It does not list its models yet."""
+    taking_adapters: bool = True
+    """Whether it was started with `--enable-lora`."""
     loadable: bool = True
     """Whether new weights can be loaded."""
     refused: int = 0
@@ -229,7 +231,7 @@ def add_development_routes(app: FastAPI, engine: FakeEngine) -> None:
     @routes.get("/server_info")
     async def info() -> dict[str, object]:
         model = {"generation_config": engine.generation, "override_generation_config": {}, "logits_processors": None}
-        return {"vllm_config": {"model_config": model, "lora_config": {}}}
+        return {"vllm_config": {"model_config": model, "lora_config": {} if engine.taking_adapters else None}}
 
     @routes.get("/weight_info")
     async def label() -> dict[str, str]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import httpx
 import pytest
 
@@ -63,8 +64,8 @@ async def any_engine(request: pytest.FixtureRequest, engine: FakeEngine) -> Asyn
     engine.max_model_len, engine.latency_s = 2048, 0.2
     if request.param == "real":
         url = f"http://127.0.0.1:{request.getfixturevalue('stack')['DRIFT_ENGINE_PORT']}"
-    async with httpx.AsyncClient(timeout=120) as client:
-        yield Engine(url, client, Limit(16, 64))
+    async with aiohttp.ClientSession() as session:
+        yield Engine(url, lambda: session, Limit(16, 64))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What one episode promises, whatever the policy and the verifier say."""
 
 import asyncio
+from array import array
 from collections.abc import Sequence
 
 from hypothesis import given
@@ -24,7 +25,7 @@ def play(verdicts: Sequence[Verdict | Exception], max_turns: int) -> tuple[Episo
     async def sample(context: Sequence[Message]) -> Answer:
         contexts.append(list(context))
         number = len(contexts)
-        return Answer([1] * number, [number, 2], f"answer {number}", "stop")
+        return Answer(array("i", [1] * number), array("i", [number, 2]), f"answer {number}", "stop")
 
     async def grade(response: str) -> VerifyResult:
         verdict = verdicts[len(contexts) - 1]
@@ -70,7 +71,7 @@ def test_a_graders_fault_is_never_a_wrong_answer() -> None:
 
 
 def test_a_context_that_is_too_long_ends_the_episode_with_that_reason() -> None:
-    answers = iter([Answer([1], [1], "a", "stop")])
+    answers = iter([Answer(array("i", [1]), array("i", [1]), "a", "stop")])
 
     async def sample(_: Sequence[Message]) -> Answer:
         for answer in answers:

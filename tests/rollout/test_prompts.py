@@ -1,10 +1,17 @@
 """Templates are data: the paper's prompts to the letter, the item's own letters, and no text that can do harm."""
 
+from pathlib import Path
+
 import httpx
 import pytest
+from redis.asyncio import Redis
 
-from services.rollout.prompts import BUILT_IN, load_prompts
+from services.rollout.intake import Intake
+from services.rollout.jobs import Jobs
+from services.rollout.prompts import BUILT_IN, find_template, load_prompts
+from services.rollout.settings import RolloutSettings
 from shared.errors import SpecError
+from shared.job import JobSpec
 from shared.trajectory import Problem
 from tests.fakes.engine import FakeEngine
 from tests.rollout.client import PROBLEMS, finish, submit
@@ -113,3 +120,25 @@ async def test_evaluations_may_have_a_template_of_their_own(service: httpx.Async
     asked = [(body["temperature"], body["messages"][0]["content"][:3]) for body in engine.requests]  # pyright: ignore[reportIndexIssue]
     assert {(1.0, "R Q"), (0.0, "E Q")} < set(asked)
     assert not {(0.0, "R Q"), (1.0, "E Q")} & set(asked)
+
+
+def test_a_file_of_the_users_folder_is_a_template_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "terse.jinja").write_text("Briefly: {{ problem }}")
+    (tmp_path / "plain.jinja").write_text("never")
+    assert find_template("terse", tmp_path) == "Briefly: {{ problem }}"
+    assert find_template("plain", tmp_path) == "plain", "a built-in keeps its name"
+    for text in ("{{ problem }}", "../terse", "auto"):
+        assert find_template(text, tmp_path) == text
+    with pytest.raises(SpecError, match="DRIFT_TEMPLATES_ROOT") as caught:
+        find_template("verbose", tmp_path)
+    assert "terse" in str(caught.value.remedy)
+    assert find_template("terse", None) == "terse"
+
+
+async def test_a_template_of_the_folder_becomes_part_of_the_job(
+    settings: RolloutSettings, redis: Redis, tmp_path: Path
+) -> None:
+    (tmp_path / "terse.jinja").write_text("Briefly: {{ problem }}")
+    intake = Intake(Jobs(redis), settings.data_root, tmp_path)
+    spec = JobSpec.model_validate({"dataset": {"problems": PROBLEMS}, "protocol": {"template": "terse"}})
+    assert (await intake.check(spec)).protocol.template == "Briefly: {{ problem }}"

@@ -94,3 +94,14 @@ def test_columns_are_nested_for_any_parquet_reader(tmp_path: Path) -> None:
     assert table.column("problem").type.get_field_index("answer") >= 0
     turns = str(table.schema.field("turns").type)
     assert turns.startswith("list<element: struct<prompt_token_ids: list<element: int32>")
+
+
+@given(st.lists(st.lists(st.integers(0, 300))), st.integers(0, 400))
+def test_a_group_set_holds_what_a_set_holds(added: list[list[int]], asked: int) -> None:
+    groups, plain = shards.GroupSet(), set[int]()
+    for some in added:
+        groups.update(some)
+        plain.update(some)
+    assert len(groups) == len(plain)
+    assert (asked in groups) == (asked in plain)
+    assert all(group in groups for group in plain)

@@ -23,7 +23,7 @@ from shared.errors import DriftError, SpecError
 from shared.job import JobSpec
 from shared.web import describe_faults
 
-Check = Callable[[JobSpec], Awaitable[None]]
+Check = Callable[[JobSpec], Awaitable[JobSpec]]
 """Raises `DriftError` for a spec that the API would refuse."""
 
 FIELDS = (

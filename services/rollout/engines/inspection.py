@@ -5,19 +5,23 @@ Every parameter of the sampling is sent with each request. What an engine can st
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from services.rollout.engines.control import Configuration, Control, ServedModel
 from services.rollout.engines.engine import Engine, EngineDown, Refused, Sampling
 from services.rollout.engines.pool import Engines
 
+Loading = Literal["nothing", "weights", "adapters"]
+"""What a job will put into the engines: full weights, or LoRA adapters."""
+
 PROBE = [{"role": "user", "content": "Count to ten."}]
 
 
-async def inspect(engines: Engines, name: str | None, max_tokens: int) -> ServedModel:
+async def inspect(engines: Engines, name: str | None, max_tokens: int, loading: Loading) -> ServedModel:
     """The model that all engines serve.
 
-    Raises `Refused` when an engine that answers is not fit for a job with answers of `max_tokens`, and `EngineDown`
-    when none answers: then it may be asked again.
+    Raises `Refused` when an engine that answers is not fit for a job with answers of `max_tokens` that will load such
+    policies, and `EngineDown` when none answers: then it may be asked again.
     """
     found: list[tuple[Control, ServedModel]] = []
     away: EngineDown | None = None
@@ -27,7 +31,9 @@ async def inspect(engines: Engines, name: str | None, max_tokens: int) -> Served
             for control in engines.controls(engine):
                 model = await control.served_model(name)
                 _check_room(control.url, model, max_tokens)
-                silent |= not await check_neutral(control)
+                configuration = await check_neutral(control)
+                _check_loading(control.url, configuration, loading)
+                silent |= configuration is None
                 found.append((control, model))
             await _probe(engine, found[-1][1].name, max_tokens if silent else 1)
         except EngineDown as error:
@@ -38,18 +44,16 @@ async def inspect(engines: Engines, name: str | None, max_tokens: int) -> Served
     return found[0][1]
 
 
-async def check_neutral(control: Control) -> bool:
-    """Whether the engine says that it adds nothing to a request; False when it does not say. Raises `Refused`."""
+async def check_neutral(control: Control) -> Configuration | None:
+    """How the engine was started: so that it adds nothing to a request; None when it does not say. Raises `Refused`."""
     configuration = await control.configuration()
-    if configuration is None:
-        return False
-    if complaint := complain(configuration):
+    if configuration and (complaint := complain(configuration)):
         raise Refused(
             f"The engine at {control.url} bends the sampling by itself: {complaint}.",
             remedy="Start vLLM with `--generation-config vllm`, without `--override-generation-config` and"
             " `--logits-processors`.",
         )
-    return True
+    return configuration
 
 
 def complain(configuration: Configuration) -> str | None:
@@ -69,6 +73,21 @@ def _check_room(url: str, model: ServedModel, max_tokens: int) -> None:
             f"sampling.max_tokens {max_tokens} leaves no room for a prompt: the engine at {url} has a context of"
             f" {model.context} tokens.",
             remedy="Ask for fewer tokens, or start vLLM with a longer --max-model-len.",
+        )
+
+
+def _check_loading(url: str, configuration: Configuration | None, loading: Loading) -> None:
+    """Better now than after the training whose policy cannot be loaded."""
+    if loading == "weights" and configuration is None:
+        raise Refused(
+            f"The engine at {url} cannot take new weights, which this job will need: it has no development mode.",
+            remedy="Start vLLM with VLLM_SERVER_DEV_MODE=1, on a network that only this service reaches.",
+        )
+    if loading == "adapters" and configuration is not None and not configuration.adapters:
+        raise Refused(
+            f"The engine at {url} takes no LoRA adapters, which this job will need.",
+            remedy="Start vLLM with --enable-lora, a --max-lora-rank that fits, and"
+            " VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; or set `train.lora.merge`.",
         )
 
 

@@ -9,9 +9,10 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Sequence
+from functools import cached_property
 
+import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.rollout.engines.breaker import Circuit
@@ -30,16 +31,10 @@ class Engines:
     """All engines of the service."""
 
     def __init__(self, settings: RolloutSettings, registry: CollectorRegistry) -> None:
-        limit = settings.engine_in_flight_max * len(settings.engine_urls)
-        # httpx's own transport looks through all connections at every request: 3 ms each with 64 of them.
-        self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(limits=httpx.Limits(max_connections=limit, keepalive_expiry=KEEP_ALIVE_S)),
-            timeout=httpx.Timeout(settings.engine_deadline_s, connect=10.0),
-        )
         # What watches the engines must not queue behind thousands of requests for a connection.
         self._control_client = httpx.AsyncClient()
         self.members = [
-            Engine(url, self._client, Limit(settings.engine_in_flight_min, settings.engine_in_flight_max))
+            Engine(url, lambda: self._session, Limit(settings.engine_in_flight_min, settings.engine_in_flight_max))
             for url in settings.engine_urls
         ]
         self.wanted: str | None = None
@@ -96,8 +91,17 @@ class Engines:
                 free -= 1
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._session.close()
         await self._control_client.aclose()
+
+    @cached_property
+    def _session(self) -> aiohttp.ClientSession:
+        """Made at its first use, since it belongs to the running loop; the engines' limits bound its connections."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self._settings.engine_deadline_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
 
     def _usable(self) -> list[Engine]:
         return [engine for engine in self.members if self.wanted and engine.serving == self.wanted]

@@ -52,8 +52,7 @@ def build_job_routes(jobs: Jobs, intake: Intake, redis: Redis) -> APIRouter:
     ) -> Accepted:
         """Queue a job. Its template, every row at hand and jobs that it refers to are checked first; hub datasets
         when the job begins."""
-        await intake.check(spec)
-        status = await jobs.create(spec, idempotency_key)
+        status = await jobs.create(await intake.check(spec), idempotency_key)
         return Accepted(id=status.id, state=status.state)
 
     @router.get("", responses=give({"jobs": [examples.STATUS], "next": None}))

@@ -5,7 +5,7 @@ import pytest
 
 from shared.status import State
 from tests.fakes.engine import FakeEngine
-from tests.rollout.client import finish, submit, until
+from tests.rollout.client import PROBLEMS, finish, submit, until
 
 
 async def refuse(service: httpx.AsyncClient, engine: FakeEngine, **sampling: object) -> str:
@@ -59,3 +59,25 @@ async def test_an_engine_that_is_only_starting_is_waited_for(service: httpx.Asyn
     assert engine.url in (waiting.progress.message or "")
     engine.starting = False
     assert (await finish(service, job)).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("train", [{"steps": 1}, {"steps": 1, "lora": {"merge": True}}])
+async def test_a_job_whose_policies_could_not_be_loaded_is_refused_before_it_begins(
+    service: httpx.AsyncClient, engine: FakeEngine, train: dict[str, object]
+) -> None:
+    engine.developing = False
+    status = await finish(service, await submit(service, train=train, evaluate=[{"problems": PROBLEMS}]))
+    assert status.state is State.FAILED
+    assert "VLLM_SERVER_DEV_MODE=1" in str(status.error)
+    assert status.steps_done == 0
+
+
+async def test_a_job_of_adapters_is_refused_by_an_engine_that_takes_none(
+    service: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.taking_adapters = False
+    train = {"steps": 1, "lora": {}}
+    status = await finish(service, await submit(service, train=train, refresh={"stages": 2}))
+    assert status.state is State.FAILED
+    assert "--enable-lora" in str(status.error)
+    assert status.steps_done == 0
