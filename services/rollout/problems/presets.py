@@ -1,7 +1,8 @@
 """The paper's training and evaluation sets by name: where each lies on the hub, and how its rows are written.
 
 A set that lies in the data root as `NAME_SPLIT` (or, for its usual split, `NAME`) with any known ending is read from
-there; the file may hold this project's fields or the hub's. Column names are those of the hub's dataset cards.
+there; the file may hold this project's fields or the hub's. Column names were compared with public code that reads
+these sets; `theoremqa`'s, and `svamp`'s `ID`, are unverified.
 """
 
 from pathlib import Path
