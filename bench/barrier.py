@@ -6,7 +6,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx
@@ -105,10 +106,12 @@ class Engine:
         return time.monotonic(), tokens, running + waiting
 
 
-def connect(url: str, model: str, max_tokens: int) -> Engine:
+@asynccontextmanager
+async def connect(url: str, model: str, max_tokens: int) -> AsyncIterator[Engine]:
     """A client of the engine at `url`."""
     transport = AiohttpTransport(limits=httpx.Limits(max_connections=4096, keepalive_expiry=2.0))
-    return Engine(url, model, max_tokens, httpx.AsyncClient(timeout=900, transport=transport))
+    async with httpx.AsyncClient(timeout=900, transport=transport) as http:
+        yield Engine(url, model, max_tokens, http)
 
 
 @dataclass

@@ -144,8 +144,11 @@ async def compare(engine: Engine, load: Load, *, pinned: bool) -> tuple[Rate, Ra
 def show_rates(title: str, rates: tuple[Rate, Rate, Rate]) -> None:
     """Print a table."""
     table = Table("", "tokens/s", "outside the tail", "seconds", title=title)
-    for name, rate in zip(("this service", "turn barriers", "engine alone"), rates, strict=True):
-        table.add_row(name, f"{rate.overall:,.0f}", f"{rate.full:,.0f}", f"{rate.seconds:.0f}")
+    ours, barrier, bare = rates
+    for name, rate in (("this service", ours), ("turn barriers", barrier), ("engine alone", bare)):
+        # With barriers there is work for every slot at the beginning of a turn only.
+        full = "" if rate is barrier else f"{rate.full:,.0f}"
+        table.add_row(name, f"{rate.overall:,.0f}", full, f"{rate.seconds:.0f}")
     console.print(table)
 
 
@@ -153,8 +156,8 @@ async def measure_engine(size: Size) -> Figures:
     """The part `engine`."""
     siblings = 8
     load = Load(size.slots, read_problems(size.trajectories // siblings), siblings, "plain", 256)
-    async with run_vllm(load.slots) as url:
-        rates = await compare(connect(url, SERVED_NAME, load.max_tokens), load, pinned=False)
+    async with run_vllm(load.slots) as url, connect(url, SERVED_NAME, load.max_tokens) as engine:
+        rates = await compare(engine, load, pinned=False)
     show_rates(f"Real vLLM, {size.trajectories} trajectories of {load.turns} turns", rates)
     ours, barrier, bare = rates
     return {"engine_ratio": ours.full / bare.full, "barrier_speedup": ours.overall / barrier.overall}
@@ -164,8 +167,7 @@ async def measure_long_tail(size: Size) -> Figures:
     """The part `long-tail`."""
     load = Load(256, make_sums(size.long_tail // 8), 8, "plain", 8192)
     script = Script(slots=load.slots, tokens=1000, sigma=1.0, token_seconds=0.0005)
-    async with run_engine() as url:
-        engine = connect(url, MODEL, load.max_tokens)
+    async with run_engine() as url, connect(url, MODEL, load.max_tokens) as engine:
         (await engine.http.post(f"{url}/script", content=script.model_dump_json())).raise_for_status()
         rates = await compare(engine, load, pinned=True)
     show_rates(f"Scripted engine, lengths log-normal, {size.long_tail} trajectories of {load.turns} turns", rates)

@@ -23,7 +23,7 @@ def main() -> None:
     # flight a look through all that lives takes a tenth of a second: garbage is looked for among what is new, and
     # seldom elsewhere.
     gc.freeze()
-    gc.set_threshold(1_000, 1_000, 10)
+    gc.set_threshold(5_000, 100, 10)
     uvicorn.run(
         app,
         host=settings.rollout_host,
