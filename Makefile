@@ -14,7 +14,7 @@ PIP_EXTRA := $(if $(DRIFT_TORCH_INDEX),--extra-index-url $(DRIFT_TORCH_INDEX))
 COMPILE := $(BIN)/uv pip compile --quiet pyproject.toml --python-version 3.11 --no-header --no-annotate $(PIP_EXTRA)
 LOCK_IMAGE = $(COMPILE) $(addprefix --extra ,$(2)) -c requirements/$(3).txt $(if $(filter cpu,$(3)),--override requirements/cpu-overrides.txt) $(4) \
   --python-platform x86_64-manylinux_2_28 -o requirements/images/$(1).txt
-ALL     := $(addprefix --extra ,verifier rollout trainer model cli local otel dev)
+ALL     := $(addprefix --extra ,verifier rollout trainer model cli local otel bench dev)
 
 .DEFAULT_GOAL := help
 

@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer's own entry sets it, for all contenders
 
@@ -33,10 +33,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments
 
-from services.trainer.executor import Executor
-from services.trainer.flops import FlopMeter
 from services.trainer.orders import Begin, Step
 from services.trainer.packing import split_batch
 from services.trainer.plan import Plan, make_plan
@@ -49,38 +46,11 @@ from shared.shards import read_part
 from shared.training import TrainingTask, TrainSpec
 from shared.trajectory import Problem, Trajectory, Turn
 
-ROWS = 8
-"""Micro-batch of the Trainer subclass: transformers' own default, and 16 of them make the paper's batch of 128."""
+if TYPE_CHECKING:
+    from services.trainer.executor import Executor
+
 EPSILON = 1e-3
 Figures = dict[str, float]
-
-
-class WeightedTrainer(Trainer):
-    """Mean over rows of w_i mean_u -log p(u), with the full logits and a label of -100 for what is not supervised."""
-
-    def compute_loss(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
-    ) -> Tensor:
-        weights, labels = inputs.pop("weights"), inputs.pop("labels")
-        logits = model(**inputs).logits
-        nll = functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels[:, 1:], reduction="none")
-        supervised = labels[:, 1:] != -100
-        return (weights * (nll * supervised).sum(1) / supervised.sum(1)).mean()
-
-
-def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
-    """Rows padded on the right, shape [rows, longest]."""
-    length = max(len(example.tokens) for example in examples)
-    tokens = torch.zeros(len(examples), length, dtype=torch.long)
-    labels = torch.full_like(tokens, -100)
-    mask = torch.zeros_like(tokens)
-    for row, example in enumerate(examples):
-        tokens[row, : len(example.tokens)] = torch.tensor(example.tokens)
-        mask[row, : len(example.tokens)] = 1
-        for span in example.spans:
-            labels[row, slice(*span)] = tokens[row, slice(*span)]
-    weights = [one.coefficient * sum(stop - start for start, stop in one.spans) for one in examples]
-    return {"input_ids": tokens, "attention_mask": mask, "labels": labels, "weights": torch.tensor(weights)}
 
 
 def read_trajectories(arguments: argparse.Namespace) -> Iterable[Trajectory]:
@@ -126,61 +96,19 @@ def first_batch(arguments: argparse.Namespace, epsilon: float = 0.0) -> list[Exa
     return plan_of(arguments, epsilon, arguments.batch_size).batch(0)
 
 
-def settings_of(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """What both of Hugging Face's trainers are told: one step of |B| rows, the optimiser as ours."""
-    return {
-        "output_dir": folder, "per_device_train_batch_size": ROWS, "max_steps": 1, "use_cpu": True,
-        "gradient_accumulation_steps": arguments.batch_size // ROWS, "bf16": arguments.dtype == "bfloat16",
-        "save_strategy": "no", "report_to": [], "disable_tqdm": True, "learning_rate": 5e-6, "weight_decay": 0.1,
-        "max_grad_norm": 1.0, "train_sampling_strategy": "sequential", "logging_strategy": "no",
-    }  # fmt: skip
-
-
-def timed(trainer: Trainer, inputs: dict[str, Tensor]) -> Figures:
-    """Seconds of one step, after one micro-batch of warm-up that changes nothing."""
-    model: Any = trainer.model
-    with trainer.compute_loss_context_manager():
-        trainer.compute_loss(model, inputs).backward()  # pyright: ignore[reportAttributeAccessIssue]
-    model.zero_grad(set_to_none=True)
-    began = time.perf_counter()
-    trainer.train()
-    return {"seconds": time.perf_counter() - began, "memory": peak()}
-
-
-def measure_trainer(arguments: argparse.Namespace) -> Figures:
-    batch = [one.times(arguments.batch_size) for one in first_batch(arguments)]
-    with tempfile.TemporaryDirectory() as folder:
-        settings = TrainingArguments(remove_unused_columns=False, **settings_of(arguments, folder))
-        model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
-        trainer = WeightedTrainer(model=model, args=settings, train_dataset=batch, data_collator=collate)  # pyright: ignore[reportArgumentType]
-        return timed(trainer, collate(batch[:ROWS])) | supervised_in(batch)
-
-
-def measure_trl(arguments: argparse.Namespace) -> Figures:
-    """TRL has no weights: every trajectory counts the same, its terminal response is the completion."""
-    from datasets import Dataset  # pyright: ignore[reportMissingImports]
-    from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
+def measure_baseline(arguments: argparse.Namespace) -> Figures:
+    """In a process that has imported nothing of this trainer that the baseline does not need."""
+    from bench.trainer_baselines import measure_trainer, measure_trl
 
     batch = first_batch(arguments)
-    rows = [
-        {
-            "input_ids": one.tokens,
-            "completion_mask": [int(place >= one.spans[0][0]) for place in range(len(one.tokens))],
-        }
-        for one in batch
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32),
-            args=SFTConfig(completion_only_loss=True, max_length=None, **settings_of(arguments, folder)),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(arguments.model),
-        )
-        inputs = trainer.data_collator([trainer.train_dataset[place] for place in range(ROWS)])
-        return timed(trainer, inputs) | supervised_in(batch)
+    measure = measure_trl if arguments.measure == "trl" else measure_trainer
+    seconds = measure(arguments.model, arguments.dtype, batch)
+    return {"seconds": seconds, "memory": peak(), **supervised_in(batch)}
 
 
-def begin(arguments: argparse.Namespace, ranks: Ranks, dtype: str | None) -> Executor:
+def begin(arguments: argparse.Namespace, ranks: Ranks, dtype: str | None) -> "Executor":
+    from services.trainer.executor import Executor
+
     task = TrainingTask(
         job="bench", stage=0, model=arguments.model, tokenizer=arguments.model, groups=1, group_size=1,
         train=TrainSpec(batch_size=arguments.batch_size), returns=ReturnSpec(),
@@ -193,6 +121,8 @@ def begin(arguments: argparse.Namespace, ranks: Ranks, dtype: str | None) -> Exe
 
 def measure_ours(arguments: argparse.Namespace) -> Figures:
     """This rank of a torchrun: the mean of the steps after a first one, all on the same batch as the others'."""
+    from services.trainer.flops import FlopMeter
+
     ranks = join(600, 0)
     executor = begin(arguments, ranks, None if arguments.dtype == "auto" else arguments.dtype)
     plan = plan_of(arguments, EPSILON, arguments.batch_size)
@@ -219,6 +149,10 @@ def measure_ours(arguments: argparse.Namespace) -> Figures:
 
 def measure_cosines(arguments: argparse.Namespace) -> Figures:
     """Cosine of a batch's float32 gradient to the subclass's, at epsilon 0 and at the default."""
+    from transformers import AutoModelForCausalLM, PreTrainedModel
+
+    from bench.trainer_baselines import ROWS, WeightedTrainer, collate
+
     full = plan_of(arguments, 0.0, arguments.cosine_batch).batch(0)
     baseline: PreTrainedModel = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
     for start in range(0, len(full), ROWS):
@@ -278,7 +212,12 @@ def main() -> None:
     if not arguments.model:
         parser.error("--model is missing: name a Hugging Face folder, or make one under .drift/model with `make demo`")
     if arguments.measure:
-        measures = {"ours": measure_ours, "trainer": measure_trainer, "trl": measure_trl, "cosines": measure_cosines}
+        measures = {
+            "ours": measure_ours,
+            "trainer": measure_baseline,
+            "trl": measure_baseline,
+            "cosines": measure_cosines,
+        }
         figures = measures[arguments.measure](arguments)
         if int(os.environ.get("RANK", "0")) == 0:
             arguments.result.write_text(json.dumps(figures))
@@ -310,7 +249,7 @@ def compare(arguments: argparse.Namespace) -> None:
     print(f"{'':22}{'s/step':>9}{'s/epoch':>10}{'supervised/s':>14}{'MiB a process':>15}")
     for name, measured in contenders.items():
         if measured is None:
-            print(f"{name:22} not installed: pip install trl")
+            print(f"{name:22} not installed: it is in the extra `bench`")
             continue
         seconds = measured["seconds"]
         epoch, rate = seconds * one["steps_an_epoch"], measured["supervised"] / seconds

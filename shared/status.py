@@ -79,4 +79,6 @@ class JobStatus(Schema):
     trainings: list[TrainingStatus] = []
     checkpoint: str | None = None
     """The last exported folder."""
+    dead_letters: int = 0
+    """Stream entries that are no trajectory of this job, or whose group never became complete; kept with the reason."""
     error: str | None = None

@@ -38,12 +38,13 @@ _RETRY = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=60, supported_err
 
 
 def connect(url: str) -> Redis:
-    """The one way to a Redis client: strings decoded, deadlines and connections bounded, a restart waited for."""
+    """The one way to a Redis client: any bytes decoded, deadlines and connections bounded, restarts waited for."""
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
         timeout=SOCKET_TIMEOUT_S,
         decode_responses=True,
+        encoding_errors="surrogateescape",  # bytes that are no UTF-8 reach their reader, who can say so, unchanged
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=5.0,
         retry=_RETRY,

@@ -16,6 +16,10 @@ Both spoil their group's weights: a missing sibling changes Z for all of them.""
 ENDINGS: tuple[Ending, ...] = get_args(Ending)
 
 
+Int32 = Annotated[int, Field(ge=0, lt=1 << 31)]
+"""What the dataset's columns of this kind can hold."""
+
+
 class Problem(Schema):
     """One row of a dataset."""
 
@@ -38,9 +42,9 @@ class Problem(Schema):
 class Turn(Schema):
     """One answer of the policy and its verdict. Token ids are the engine's own, never re-tokenised text."""
 
-    prompt_token_ids: list[int]
+    prompt_token_ids: list[Int32]
     """The whole context that the engine saw, this turn's generation prompt included."""
-    token_ids: list[int]
+    token_ids: list[Int32]
     """The sampled tokens; the end-of-turn token is the last one exactly when `finish_reason` is `stop`."""
     text: str
     finish_reason: str
@@ -57,15 +61,15 @@ class Trajectory(Schema):
     schema_version: Literal[1] = 1
     job: str
     phase: Phase
-    stage: Annotated[int, Field(ge=0)]
+    stage: Int32
     """Rollout refresh stage: the number of trainings behind the policy."""
-    dataset: Annotated[int, Field(ge=0)] = 0
+    dataset: Int32 = 0
     """Which of the job's evaluation sets; 0 for rollouts."""
     policy: str
     """Name of the policy's version: `base`, or the name of the stage whose checkpoint it is."""
-    group: Annotated[int, Field(ge=0)]
-    k: Annotated[int, Field(ge=0)]
-    group_size: Annotated[int, Field(ge=1)]
+    group: Annotated[int, Field(ge=0, lt=1 << 63)]
+    k: Int32
+    group_size: Annotated[int, Field(ge=1, lt=1 << 31)]
     problem: Problem
     turns: list[Turn]
     ending: Ending

@@ -91,7 +91,8 @@ class Jobs:
 
     async def get(self, job: str) -> JobStatus:
         """Raises `NotFound`."""
-        return JobStatus.model_validate_json(await self._look_up(job, keys.status(job)))
+        status = JobStatus.model_validate_json(await self._look_up(job, keys.status(job)))
+        return status.model_copy(update={"dead_letters": await self._redis.xlen(keys.dead_letters(job))})
 
     async def spec(self, job: str) -> JobSpec:
         """Raises `NotFound`."""

@@ -3,11 +3,13 @@
 A checkpoint is a whole folder or no folder: it is written beside its place, synced to disk, and renamed once every
 rank's part is there. The training goes on meanwhile: the state is copied first, and a save that fails leaves the
 checkpoints before it as they are. The cursor names the task that it belongs to, so that another task in the same
-place never resumes from it. Random states and the learning rate's schedule need no tensors: every step seeds the
+place never resumes from it, and has every file's checksum: a checkpoint that the disk has damaged is set aside, and
+the one before it used. Random states and the learning rate's schedule need no tensors: every step seeds the
 former from the task's seed, the step and the rank, and computes the latter from the step, so the cursor holds them.
 The number of ranks may change between saving and loading.
 """
 
+import hashlib
 import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -45,6 +48,8 @@ class Cursor(Schema):
     held_out_losses: list[tuple[int, float]] = []
     base: str | None = None
     """Fingerprint of the frozen weights that an adapter belongs to; see `weights.identify`."""
+    checksums: dict[str, str] = {}
+    """SHA-256 of each of the checkpoint's other files."""
 
 
 def stage_folder(runs_root: Path, task: TrainingTask) -> Path:
@@ -57,25 +62,35 @@ def step_folder(stage: Path, step: int) -> Path:
 
 
 def find_latest(stage: Path, task: TrainingTask) -> tuple[Path, Cursor] | None:
-    """The newest checkpoint of this very task, if there is one."""
+    """The newest intact checkpoint of this very task, if there is one; a damaged one is renamed `corrupt-step-N`."""
     for folder in sorted(stage.glob("step-*"), reverse=True):
-        cursor = Cursor.model_validate_json((folder / "cursor.json").read_bytes())
-        if cursor.task == task:
-            return folder, cursor
+        cursor = _read_cursor(folder)
+        if isinstance(cursor, Cursor):
+            if cursor.task != task:
+                continue
+            damaged = sorted(cursor.checksums.items() ^ _digest(folder).items())
+            if not damaged:
+                return folder, cursor
+            fault = f"{damaged[0][0]} is not as it was written"
+        else:
+            fault = cursor
+        _log.error("checkpoint is damaged: the one before it is used", checkpoint=str(folder), fault=fault)
+        folder.rename(folder.with_name(f"corrupt-{folder.name}"))
     return None
 
 
 def prune(stage: Path, keep: int, task: TrainingTask) -> None:
-    """Remove all but the newest `keep` checkpoints of this task, those of other tasks, and unfinished ones."""
+    """Remove all but the newest `keep` checkpoints of this task, those of other tasks, and unfinished ones; where none
+    is kept, damaged ones, too."""
     own: list[Path] = []
     for folder in sorted(stage.glob("step-*"), reverse=True):
-        cursor = Cursor.model_validate_json((folder / "cursor.json").read_bytes())
-        if cursor.task == task and len(own) < keep:
+        cursor = _read_cursor(folder)
+        if isinstance(cursor, Cursor) and cursor.task == task and len(own) < keep:
             own.append(folder)
         else:
             shutil.rmtree(folder)
-    for unfinished in stage.glob(".*.tmp"):
-        shutil.rmtree(unfinished)
+    for useless in [*stage.glob(".*.tmp"), *([] if keep else stage.glob("corrupt-*"))]:
+        shutil.rmtree(useless)
 
 
 class Saver:
@@ -124,7 +139,8 @@ class Saver:
         try:
             written.result()
             if self._ranks.rank == 0:
-                write_durably(temporary / "cursor.json", cursor.model_dump_json())
+                sealed = cursor.model_copy(update={"checksums": _digest(temporary)})
+                write_durably(temporary / "cursor.json", sealed.model_dump_json())
                 publish_folder(temporary, folder)
                 prune(folder.parent, self._keep, cursor.task)
         except Exception as error:  # noqa: BLE001 - a full disk must not end a training that is well
@@ -137,6 +153,23 @@ class Saver:
 def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Restore model and optimiser in place."""
     dcp.load(_state(model, optimizer), checkpoint_id=folder)
+
+
+def _read_cursor(folder: Path) -> Cursor | str:
+    """The cursor, or why there is none."""
+    try:
+        return Cursor.model_validate_json((folder / "cursor.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        return f"cursor.json cannot be read: {error}"
+
+
+def _digest(folder: Path) -> dict[str, str]:
+    digests: dict[str, str] = {}
+    for path in folder.iterdir():
+        if path.name != "cursor.json":
+            with path.open("rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -30,6 +30,11 @@ class Crew:
     def size(self) -> int:
         return self._ranks.size
 
+    def explain(self, error: Exception) -> str:
+        """What went wrong on this rank, for people."""
+        explained = self._ranks.explain(error)
+        return str(explained) if explained is not error else f"{type(error).__name__}: {error}"
+
     @property
     def checkpoint_fault(self) -> str | None:
         """Why the last checkpoint could not be written; None while it is under way."""

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel
@@ -58,12 +59,15 @@ class Executor:
         """Load, shard and restore; raises `TrainingError` on every rank where one of them fails."""
         self._ranks = ranks
         self._task: TrainingTask = begin.task
-        self.model: PreTrainedModel = self._in_unison("load the model", lambda: self._load(begin.micro_batch_tokens))
+        self.model: PreTrainedModel = self._in_unison(
+            f"model {self._task.model!r}",
+            lambda: self._load(begin.micro_batch_tokens),
+            "Name a folder or a hub model with safetensors weights that transformers knows.",
+        )
         self._supervised = SupervisedModel(self.model, ranks.device)
         free_gathered(self.model)
         self.packs = self._supervised.packs
         """Whether this model's micro-batches are computed as forests."""
-        self.dtype: Dtype = begin.dtype or choose_dtype(self._supervised, ranks)
         spec: TrainSpec = begin.task.train
         self.optimizer = torch.optim.AdamW(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
@@ -73,8 +77,14 @@ class Executor:
         )
         self._keeps_gradients = ranks.device.type == "cpu"
         self._allocate()
+        self.dtype: Dtype = begin.dtype or choose_dtype(self._supervised, ranks)
         if begin.checkpoint:
-            checkpoint.load(Path(begin.checkpoint), self.model, self.optimizer)
+            folder = Path(begin.checkpoint)
+            self._in_unison(
+                f"checkpoint {str(folder)!r}",
+                lambda: checkpoint.load(folder, self.model, self.optimizer),
+                "Remove it: the training then goes on from the one before.",
+            )
 
     def step(self, order: Step) -> StepResult:
         """Forward, backward and, if loss and gradient norm are good, the optimiser's step (paper eqs. 14, 15)."""
@@ -143,20 +153,16 @@ class Executor:
                 if parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
 
-    def _in_unison(self, what: str, act: Callable[[], T]) -> T:
+    def _in_unison(self, what: str, act: Callable[[], T], remedy: str) -> T:
         result: T | None = None
         fault = ""
         try:
             result = act()
-        except Exception as error:  # noqa: BLE001 - a model folder may hold anything; the training reports it
+        except (Exception, CheckpointException) as error:  # noqa: BLE001 - a folder may hold anything; it is reported
             fault = f"{type(error).__name__}: {error}"
-        faults = {fault for fault in self._ranks.collect(fault) if fault}
-        if faults or result is None:
-            raise TrainingError(
-                f"Could not {what} {self._task.model!r}: {'; '.join(sorted(faults))}",
-                remedy="Name a folder or a hub model with safetensors weights that transformers knows.",
-            )
-        return result
+        if faults := {fault for fault in self._ranks.collect(fault) if fault}:
+            raise TrainingError(f"Could not load the {what}: {'; '.join(sorted(faults))}", remedy=remedy)
+        return cast(T, result)
 
 
 def _mean_nll(order: Step, losses: Tensor) -> float:

@@ -56,12 +56,19 @@ class MemoryEstimate:
 def choose_sharding(model: PreTrainedModel, ranks: Ranks, micro_batch_tokens: int) -> Sharding:
     """How this training's weights lie in the memory of this machine; warns where they will hardly fit at all.
 
-    Weights are gathered once a step where that fits, else layer by layer in each pass.
+    Weights are gathered once a step where that fits, else layer by layer in each pass; where that is still too much,
+    layers are computed again in the backward pass. On a CPU they always are: with the memory that this saves, forests
+    are so much larger that a step takes no longer.
     """
     on_gpu = ranks.device.type == "cuda"
     gathered, frozen = (torch.bfloat16, torch.bfloat16) if on_gpu else (None, torch.float32)
     room = int(RESERVE * _memory_of(ranks.device))
-    choices = [Sharding(keep, gathered, frozen) for keep in ((True, False) if ranks.size > 1 else (True,))]
+    recompute = ((False, True) if on_gpu else (True,)) if model.supports_gradient_checkpointing else (False,)
+    choices = [
+        Sharding(keep, gathered, frozen, again)
+        for again in recompute
+        for keep in ((True, False) if ranks.size > 1 else (True,))
+    ]
     estimates = [estimate_memory(model, ranks.size, choice, micro_batch_tokens) for choice in choices]
     for choice, estimate in zip(choices, estimates, strict=True):
         if estimate.total <= room:
@@ -91,12 +98,15 @@ def estimate_memory(model: PreTrainedModel, ranks: int, sharding: Sharding, micr
     config = model.config.get_text_config()
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    kept = bytes_per_token(model)
+    if sharding.recompute:  # the inputs of all layers, and one layer at a time
+        kept = config.num_hidden_layers * FLOAT32 * config.hidden_size + kept // config.num_hidden_layers
     return MemoryEstimate(
         weights=math.ceil((FLOAT32 * trained + sharding.frozen.itemsize * frozen) / ranks),
         gradients=math.ceil(FLOAT32 * trained / ranks),
         optimizer=math.ceil(2 * FLOAT32 * trained / ranks),
         gathered=_gathered(model, sharding) if ranks > 1 else 0,
-        activations=micro_batch_tokens * bytes_per_token(model),
+        activations=micro_batch_tokens * kept,
         logits=min(micro_batch_tokens, LOGITS_AT_ONCE) * config.vocab_size * _LOGIT_BYTES,
     )
 

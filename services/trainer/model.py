@@ -19,17 +19,20 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from services.trainer.adapter import attach_adapter, base_of, begin_adapter
-from services.trainer.loss import SupervisedModel, weighted
+from services.trainer.loss import SupervisedModel
 from services.trainer.orders import Dtype
 from services.trainer.population import Example
 from services.trainer.ranks import Ranks
 from services.trainer.weights import Weights, local_folder
 from shared.training import LoraSpec, TrainSpec
 
+_AT_ONCE = 1 << 20
+"""Elements of a gradient that are converted and added at a time: they stay in the cache, and no copy of all is made."""
+
 
 @dataclass(frozen=True)
 class Sharding:
-    """How the weights lie in memory."""
+    """How weights and activations lie in memory."""
 
     keep_gathered: bool = True
     """Gather the weights once a step and reduce gradients once: fewer transfers, and each rank holds them whole."""
@@ -37,6 +40,8 @@ class Sharding:
     """Dtype of gathered weights; None: that of the shards."""
     frozen: torch.dtype = torch.float32
     """Dtype of weights that are not trained."""
+    recompute: bool = False
+    """Keep each layer's input only and compute the layer again in the backward pass (activation checkpointing)."""
 
 
 def build_model(source: str, lora: LoraSpec | None) -> PreTrainedModel:
@@ -89,6 +94,8 @@ def load_weights(
         fill(part)
         if mesh is not None:
             shard_part(part, mesh, sharding)
+    if sharding.recompute:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
 
 
@@ -121,43 +128,85 @@ def free_gathered(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def computing_in(model: nn.Module, dtype: Dtype) -> Iterator[None]:
+def computing_in(model: PreTrainedModel, dtype: Dtype) -> Iterator[None]:
     """Forward and backward passes in `dtype`, gradients added up in float32.
 
-    For bfloat16 the model holds copies of its weights meanwhile; a gradient goes to the float32 weight as soon as it
-    is there. Under FSDP the weights are cast as they are used.
+    For bfloat16 a layer's weights are cast as it is entered, so that copies of all are never there at once where layers
+    are recomputed; what is outside of the layers has its copies all the while. A gradient goes to the float32 weight as
+    soon as it is there, that of the input embeddings as the few rows that it has. Under FSDP the weights are cast as
+    they are used.
     """
-    if dtype == "float32" or isinstance(model, FSDPModule):
+    if isinstance(model, FSDPModule):
         with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
             yield
         return
-    copies: dict[nn.Parameter, nn.Parameter] = {}
-    for parameter in model.parameters():
-        copy = nn.Parameter(parameter.detach().bfloat16(), requires_grad=parameter.requires_grad)
-        if parameter.requires_grad:
-            copy.register_post_accumulate_grad_hook(functools.partial(_hand_over, parameter))
-        copies[parameter] = copy
-    places = [(m, name, p) for m in model.modules() for name, p in m._parameters.items() if p is not None]
-    for module, name, parameter in places:
-        module._parameters[name] = copies[parameter]
-    try:
+    with contextlib.ExitStack() as stack:
+        embeddings = model.get_input_embeddings()
+        if isinstance(embeddings, nn.Embedding):
+            embeddings.sparse = True
+            stack.callback(setattr, embeddings, "sparse", False)
+        if dtype == "float32":
+            yield
+            return
+        *layers, _ = list_parts(model)
+        for layer in layers:
+            cast = _Cast(layer)
+            stack.callback(layer.register_forward_pre_hook(cast.enter).remove)
+            stack.callback(layer.register_forward_hook(cast.leave, always_call=True).remove)
+        within = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        outside = [place for place in _places(model) if id(place[2]) not in within]
+        copies = {parameter: _copy(parameter) for _, _, parameter in outside}
+        for module, name, parameter in outside:
+            module._parameters[name] = copies[parameter]
+            stack.callback(module._parameters.__setitem__, name, parameter)
         yield
-    finally:
-        for module, name, parameter in places:
+
+
+class _Cast:
+    """Hooks of a layer, which computes with its weights cast to bfloat16."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._places = list(_places(layer))
+
+    def enter(self, *_: object) -> None:
+        for module, name, parameter in self._places:
+            module._parameters[name] = parameter.bfloat16()  # pyright: ignore[reportArgumentType] - in the graph, no leaf
+
+    def leave(self, *_: object) -> None:
+        for module, name, parameter in self._places:
             module._parameters[name] = parameter
+
+
+def _places(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield module, name, parameter
+
+
+def _copy(parameter: nn.Parameter) -> nn.Parameter:
+    copy = nn.Parameter(parameter.detach().bfloat16(), requires_grad=parameter.requires_grad)
+    if parameter.requires_grad:
+        copy.register_post_accumulate_grad_hook(functools.partial(_hand_over, parameter))
+    return copy
 
 
 def _hand_over(parameter: nn.Parameter, copy: Tensor) -> None:
     assert copy.grad is not None
     if parameter.grad is None:
-        parameter.grad = copy.grad.float()
-    else:
+        parameter.grad = torch.zeros_like(parameter)
+    if copy.grad.is_sparse:  # embeddings that are not tied to the output layer
         parameter.grad += copy.grad
+    else:
+        parts = parameter.grad.view(-1).split(_AT_ONCE), copy.grad.reshape(-1).split(_AT_ONCE)
+        for total, part in zip(*parts, strict=True):
+            total += part
     copy.grad = None
 
 
+@torch.no_grad()
 def choose_dtype(model: SupervisedModel, ranks: Ranks) -> Dtype:
-    """bfloat16 on a GPU; on a CPU the faster one of a forward and backward pass, all ranks at once.
+    """bfloat16 on a GPU; on a CPU the faster one of a forward pass, all ranks at once.
 
     bfloat16 is twice as fast on a quiet CPU that has the instructions for it and ten times slower elsewhere.
     """
@@ -170,8 +219,8 @@ def choose_dtype(model: SupervisedModel, ranks: Ranks) -> Dtype:
         for place, dtype in enumerate(candidates):
             began = time.perf_counter()
             with computing_in(model.model, dtype):
-                weighted(model.sum_nll(probe), probe).backward()
+                model.sum_nll(probe)
             seconds[place] = time.perf_counter() - began
-    model.model.zero_grad(set_to_none=True)
+    free_gathered(model.model)
     ranks.sum(seconds)
     return candidates[int(seconds.argmin())]

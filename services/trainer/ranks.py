@@ -8,6 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from shared.errors import DriftError
+
+
+class RanksSilent(DriftError):
+    """The other ranks have not taken part within the deadline."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -16,6 +22,19 @@ class Ranks:
     rank: int
     size: int
     device: torch.device
+    timeout_s: float = 900.0
+    """Deadline of each wait for the others."""
+
+    def explain(self, error: Exception) -> Exception:
+        """The error itself, or what it means where it is the deadline of a collective."""
+        if not isinstance(error, RuntimeError) or "timed out" not in str(error).lower():
+            return error
+        return RanksSilent(
+            f"Rank {self.rank} has waited {self.timeout_s:.0f} s for the other ranks in vain: "
+            f"one of them hangs, or its machine is gone.",
+            remedy="All start again from the last checkpoint; see the other ranks' logs, "
+            "or raise DRIFT_COLLECTIVE_TIMEOUT_S if they were only slow.",
+        )
 
     def broadcast(self, payload: bytes | None) -> bytes:
         """Rank 0's payload, on every rank."""
@@ -65,4 +84,4 @@ def join(timeout_s: float, threads: int) -> Ranks:
         world_size=size,
         timeout=timedelta(seconds=timeout_s),
     )
-    return Ranks(dist.get_rank(), dist.get_world_size(), device)
+    return Ranks(dist.get_rank(), dist.get_world_size(), device, timeout_s)

@@ -25,7 +25,7 @@ class TrainerSettings(RecorderSettings):
     """Dtype of the matrix products; weights and optimiser are float32. `auto`: bfloat16 on GPU, measured on CPU."""
     trainer_threads: int = 0
     """CPU threads of a rank; 0 shares the machine's cores evenly among its ranks."""
-    micro_batch_tokens: int = 512
+    micro_batch_tokens: int = 1024
     """Most tokens, padding included, that one rank holds at a time; a longer sequence goes alone. GPUs like more."""
     checkpoint_seconds: float = 120.0
     """Time between two checkpoints of a training; 0 saves after every step."""

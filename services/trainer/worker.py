@@ -7,7 +7,6 @@ and ends each rank with exit code 0; SIGUSR1 writes every thread's stack to stde
 """
 
 import faulthandler
-import os
 import signal
 import threading
 import time
@@ -46,18 +45,20 @@ def main(settings: TrainerSettings) -> None:
     configure_tracing("trainer")
     stop = threading.Event()
     faulthandler.register(signal.SIGUSR1)
-    _die_with_parent()
     ranks = join(settings.collective_timeout_s, settings.trainer_threads)
-    for number in (signal.SIGTERM, signal.SIGINT):  # until here they end the process: nothing is at stake yet
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     crew = Crew(ranks, settings)
-    if ranks.rank == 0:
-        if settings.trainer_metrics:
-            serve_metrics(settings.trainer_metrics)
-        with _alone(settings.runs_root, stop), Courier(settings) as courier:
-            Leader(crew, courier, settings, stop).run()
-    else:
-        crew.follow()
+    try:
+        if ranks.rank == 0:
+            if settings.trainer_metrics:
+                serve_metrics(settings.trainer_metrics)
+            with _alone(settings.runs_root, stop), Courier(settings) as courier:
+                Leader(crew, courier, settings, stop).run()
+        else:
+            crew.follow()
+    except RuntimeError as error:
+        raise ranks.explain(error) from error
     dist.destroy_process_group()
 
 
@@ -148,7 +149,7 @@ class Leader:
             return True
         except Exception as error:
             _log.exception("training broke", job=task.job, stage=task.stage)
-            fault = f"{type(error).__name__}: {error}"
+            fault = self._crew.explain(error)
             if self._crew.size > 1:  # the other ranks may be anywhere: only a restart brings them together
                 training.note_fault(fault)
                 raise
@@ -176,15 +177,3 @@ def _alone(runs_root: Path, stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _die_with_parent() -> None:
-    """End when torchrun's agent is gone: it can no longer end us, and its successor needs our place."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

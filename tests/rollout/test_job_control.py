@@ -50,6 +50,12 @@ async def test_an_unknown_job_is_not_found(service: httpx.AsyncClient) -> None:
         assert (reply.status_code, reply.json()["status"]) == (404, 404)
 
 
+async def test_a_job_counts_its_dead_letters(service: httpx.AsyncClient, redis: Redis) -> None:
+    job = await submit(service)
+    await redis.xadd(keys.dead_letters(job), {"payload": "{", "reason": "Invalid JSON"})
+    assert (await finish(service, job)).dead_letters == 1
+
+
 async def test_one_idempotency_key_makes_one_job(service: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "once"}
     body = {"dataset": {"problems": PROBLEMS}}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from structlog.testing import CapturingLogger
 from torch import nn
 
 from services.trainer import checkpoint
@@ -68,7 +69,7 @@ def test_a_resumed_training_continues_bit_for_bit(saver: Saver, tmp_path: Path) 
     saver.finish()
     assert saver.fault is None
     latest = find_latest(tmp_path, TASK)
-    assert latest is not None and latest[1] == cursor
+    assert latest is not None and latest[1].model_copy(update={"checksums": {}}) == cursor
     load(latest[0], resumed.model, resumed.optimizer)
     resumed.steps = 3
     for _ in range(3):
@@ -90,6 +91,45 @@ def test_the_newest_are_kept_and_another_task_never_resumes_from_here(saver: Sav
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("damage", ["a bit", "a file", "the cursor", "nothing at all"])
+def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_it_used(
+    saver: Saver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    log = CapturingLogger()
+    monkeypatch.setattr(checkpoint, "_log", log)
+    student = Student()
+    for _ in range(2):
+        student.learn()
+        student.save(saver, tmp_path)
+    saver.finish()
+    newest = step_folder(tmp_path, 2)
+    data = newest / "__0_0.distcp"
+    if damage == "a bit":
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    elif damage == "a file":
+        data.unlink()
+    elif damage == "the cursor":
+        (newest / "cursor.json").write_text("{")
+    latest = find_latest(tmp_path, TASK)
+    assert latest is not None
+    if damage == "nothing at all":
+        assert latest[0] == newest
+        return
+    assert latest[0] == step_folder(tmp_path, 1) and latest[1].step == 1
+    logged = log.calls[0].kwargs
+    assert logged["checkpoint"] == str(newest)
+    assert ("cursor.json" if damage == "the cursor" else data.name) in logged["fault"]
+    student.learn()
+    student.save(saver, tmp_path)
+    saver.finish()
+    left = ["corrupt-step-000002", "step-000001", "step-000003"]
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == left
+    prune(tmp_path, 0, TASK)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("broken", ["write_durably", "publish_folder"])
 def test_a_save_that_fails_leaves_the_one_before_and_the_training_alone(
     saver: Saver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -108,7 +148,7 @@ def test_a_save_that_fails_leaves_the_one_before_and_the_training_alone(
         saver.finish()
     assert saver.fault is not None and "no space left" in saver.fault
     latest = find_latest(tmp_path, TASK)
-    assert latest is not None and latest[1] == first
+    assert latest is not None and latest[1].model_copy(update={"checksums": {}}) == first
     assert [folder.name for folder in tmp_path.iterdir()] == ["step-000001"]
     student.learn()
     student.save(saver, tmp_path)

@@ -1,4 +1,4 @@
-"""Kill any rank, the agent, or all of them at any moment: the weights end up bit for bit those of an undisturbed run.
+"""Kill or stop any rank, the agent, or all of them: the weights end up bit for bit those of an undisturbed run.
 
 DRIFT_FAULTS sets how many kills (`make test-faults`).
 """
@@ -8,13 +8,14 @@ import os
 import random
 from pathlib import Path
 
+import psutil
 import pytest
 
 from shared.stream import connect
 from shared.training import TrainingState, TrainSpec
 from tests.conftest import serve_valkey
 from tests.trainer.tiny import save_model
-from tests.trainer.torchrun import Trainer, read_status, running, submit, succeed
+from tests.trainer.torchrun import Trainer, read_status, running, submit, succeed, wait_for
 
 KILLS = int(os.environ.get("DRIFT_FAULTS", "4"))
 START_S = 6.0
@@ -68,3 +69,38 @@ async def test_no_kill_changes_a_bit_of_the_final_weights(tmp_path: Path) -> Non
                 killed = await succeed(redis, trainer, "killed")
         assert killed.losses == undisturbed.losses
         assert trainer.weights("killed") == trainer.weights("undisturbed")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+async def test_a_rank_that_hangs_is_given_up_at_the_deadline_and_the_training_goes_on(
+    tmp_path: Path, rank: int
+) -> None:
+    settings = {"DRIFT_COLLECTIVE_TIMEOUT_S": "5"}
+    model = str(save_model(tmp_path / "model"))
+    arguments = ("--standalone", "--max-restarts", "2", "--monitor-interval", "0.1")
+    with serve_valkey() as url, running(Trainer(url, tmp_path, model, 2, arguments, settings)) as trainer:
+        async with connect(url) as redis:
+            await submit(redis, "undisturbed", model)
+            undisturbed = await succeed(redis, trainer, "undisturbed")
+            await submit(redis, "hung", model)
+            await wait_for(redis, trainer, "hung", TrainingState.RUNNING, step=5)
+            worker = trainer.worker(rank)
+            assert worker is not None
+            worker.suspend()
+            hung = await succeed(redis, trainer, "hung")
+        assert hung.losses == undisturbed.losses
+        assert trainer.weights("hung") == trainer.weights("undisturbed")
+        assert "has waited 5 s for the other ranks in vain" in trainer.log.read_text()
+
+
+async def test_no_rank_outlives_its_agent(tmp_path: Path) -> None:
+    model = str(save_model(tmp_path / "model"))
+    with serve_valkey() as url, running(Trainer(url, tmp_path, model)) as trainer:
+        async with connect(url) as redis:
+            await submit(redis, "job", model)
+            await wait_for(redis, trainer, "job", TrainingState.RUNNING, step=1)
+        ranks = trainer.process.children()
+        ranks[0].suspend()  # even one that no longer runs
+        assert len(ranks) == 2
+        trainer.process.kill()
+        assert not psutil.wait_procs(ranks, timeout=10)[1]

@@ -183,14 +183,21 @@ async def test_what_cannot_be_read_is_buried_with_its_reason(redis: Redis, setti
     await redis.xadd(name, {"trajectory": beyond})
     await redis.xadd(name, {"trajectory": make_trajectory(job, k=0, group_size=4).model_dump_json()})
     await redis.xadd(name, {"trajectory": make_trajectory(job, k=1, group_size=3).model_dump_json()})
+    oversized = make_trajectory(job, group=1).model_dump_json().replace('"token_ids":[', '"token_ids":[2147483648,')
+    await redis.xadd(name, {"trajectory": oversized})
+    await redis.xadd(name, {"trajectory": b'{"job":"\xff"}'})
     async with ingesting(redis, settings):
-        await until(lambda: _equals(redis.xlen(keys.dead_letters(job)), 5))
+        await until(lambda: _equals(redis.xlen(keys.dead_letters(job)), 7))
         await until(lambda: _equals(redis.xlen(name), 1))
     buried = await read_dead_letters(redis, job)
-    reasons = ["Invalid JSON", "Invalid JSON", "belongs to job 'someone-else'", "k 4 is not below", "its siblings'"]
+    reasons = [
+        *("Invalid JSON", "Invalid JSON", "belongs to job 'someone-else'", "k 4 is not below", "its siblings'"),
+        *("less than 2147483648", "unable to parse raw data as a unicode string"),
+    ]
     for fields, reason in zip(buried, reasons, strict=True):
         assert reason in fields["reason"]
     assert buried[2]["payload"] == foreign
+    assert buried[6]["payload"].encode(errors="surrogateescape") == b'{"job":"\xff"}', "the very same bytes"
 
 
 async def test_an_incomplete_group_is_buried_once_its_job_has_ended(

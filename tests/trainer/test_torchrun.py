@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import cast
 
+import psutil
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -248,3 +250,51 @@ async def test_a_redis_that_is_gone_for_good_ends_the_trainer_and_a_later_start_
                     assert after.losses[: before.step] == before.losses
         finally:
             valkey.kill()
+
+
+def catches_sigterm(rank: psutil.Process | None) -> bool:
+    status = Path(f"/proc/{rank.pid}/status").read_text() if rank else ""
+    return any(int(line.split()[1], 16) >> 14 & 1 for line in status.splitlines() if line.startswith("SigCgt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0, 3])
+async def test_a_stop_that_was_asked_for_is_a_success(tmp_path: Path, step: int) -> None:
+    """While the trainer starts, and while it trains: it saves, and its agent ends with exit code 0."""
+    model = str(save_model(tmp_path / "model"))
+    with serve_valkey() as url:
+        trainer = Trainer(url, tmp_path, model, launcher="services.trainer.agent")
+        with running(trainer):
+            async with connect(url) as redis:
+                await submit(redis, "job", model, TRAIN.model_copy(update={"steps": 5_000}))
+                if step:
+                    await wait_for(redis, trainer, "job", TrainingState.RUNNING, step=step)
+                else:
+                    async with asyncio.timeout(60):
+                        while not all(catches_sigterm(trainer.worker(rank)) for rank in range(2)):
+                            await asyncio.sleep(0.02)
+                assert trainer.stop() == 0, trainer.log.read_text()[-3000:]
+                assert await redis.xlen(keys.TRAININGS) == 1, "the task stays pending"
+        assert bool(step) == any((tmp_path / "job" / "checkpoints" / "stage-0").glob("step-*"))
+
+
+@pytest.mark.slow
+async def test_two_nodes_that_meet_by_the_ordinary_rendezvous_train_as_one_does(tmp_path: Path) -> None:
+    """Two torchruns of one rank each, c10d, one folder of runs; they find each other again when a rank is killed."""
+    model = str(save_model(tmp_path / "model"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    meeting = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "drift")
+    with serve_valkey() as url:
+        nodes = [Trainer(url, tmp_path, model, 1, (*meeting, "--max-restarts", "3")) for _ in range(2)]
+        async with connect(url) as redis:
+            with running(Trainer(url, tmp_path, model, ranks=2)) as whole:
+                await submit(redis, "whole", model)
+                await succeed(redis, whole, "whole")
+            with running(nodes[0]), running(nodes[1]):
+                await submit(redis, "nodes", model)
+                await wait_for(redis, nodes[0], "nodes", TrainingState.RUNNING, step=10)
+                victim = nodes[0].process.children()[0]
+                victim.kill()
+                await succeed(redis, nodes[0], "nodes")
+        assert nodes[0].weights("nodes") == whole.weights("whole")

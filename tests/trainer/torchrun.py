@@ -36,6 +36,8 @@ class Trainer:
     ranks: int = 2
     arguments: Sequence[str] = ("--standalone", "--max-restarts", "5")
     settings: dict[str, str] = field(default_factory=dict[str, str])
+    launcher: str = "torch.distributed.run"
+    """Or `services.trainer.agent`."""
     process: psutil.Popen = field(init=False)
 
     @property
@@ -52,10 +54,12 @@ class Trainer:
             "DRIFT_MICRO_BATCH_TOKENS": "64",
             "OMP_NUM_THREADS": "1",
         }
-        launcher = [sys.executable, "-m", "torch.distributed.run", *self.arguments]
+        command = [sys.executable, "-m", self.launcher, *self.arguments, "--nproc-per-node", str(self.ranks)]
+        if self.launcher == "torch.distributed.run":
+            command += ["-m", "services.trainer"]
         with self.log.open("ab") as log:
             self.process = psutil.Popen(
-                [*launcher, "--nproc-per-node", str(self.ranks), "-m", "services.trainer"],
+                command,
                 env=os.environ | environment | self.settings,
                 cwd=ROOT,
                 stdout=log,
