@@ -68,6 +68,16 @@ def build_table(comparison: Comparison) -> Table:
     return table
 
 
+def describe_rollouts(status: JobStatus) -> list[str]:
+    """A line for each stage's rollouts."""
+    return [
+        f"rollouts, {each.policy}: {each.trajectories} trajectories in {each.seconds:.0f} s, solved by turn "
+        + ", ".join(_number(share, percent=True) for share in each.multi_at)
+        + (f"; {each.ungraded} ungraded, {each.failed} failed" if each.ungraded or each.failed else "")
+        for each in status.rollouts
+    ]
+
+
 def unpack_report(zipped: bytes, folder: Path) -> list[Path]:
     """Write the service's report (`/report?format=zip`) into the folder; the files, `report.md` first."""
     folder.mkdir(parents=True, exist_ok=True)

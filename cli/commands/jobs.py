@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from cli.console import Job, Json, Url, open_jobs, out, run
 from cli.progress import JobProgress, follow
-from cli.report import build_table, compare
+from cli.report import build_table, compare, describe_rollouts
 from shared.errors import SpecError
 from shared.status import JobStatus, State
 
@@ -107,8 +107,7 @@ def show(job: Job, as_json: Json = False, url: Url = None) -> None:
     for name, value in (("error", found.error), ("checkpoint", found.checkpoint)):
         if value:
             out.print(f"{name}: {escape(value)}", highlight=False)
-    for comparison in compare(found):
-        out.print(build_table(comparison))
+    _print_measures(found)
 
 
 def watch(job: Job, as_json: Json = False, url: Url = None) -> None:
@@ -126,8 +125,7 @@ def watch(job: Job, as_json: Json = False, url: Url = None) -> None:
     if as_json:
         print(ended.model_dump_json())
     else:
-        for comparison in compare(ended):
-            out.print(build_table(comparison))
+        _print_measures(ended)
         out.print(f"{ended.id}: {colour(ended.state)} {escape(ended.error or '')}", highlight=False)
     if ended.state is not State.SUCCEEDED:
         raise typer.Exit(1)
@@ -169,6 +167,13 @@ def colour(state: State) -> str:
     """The state in its colour."""
     colours = {State.SUCCEEDED: "green", State.FAILED: "red", State.RUNNING: "cyan"}
     return f"[{colours.get(state, 'yellow')}]{state}[/]"
+
+
+def _print_measures(job: JobStatus) -> None:
+    for line in describe_rollouts(job):
+        out.print(line, highlight=False)
+    for comparison in compare(job):
+        out.print(build_table(comparison))
 
 
 def _command(method: str, job: str, route: str, said: str, as_json: bool, url: str | None) -> None:

@@ -2,8 +2,8 @@
 
 from rich.console import Console
 
-from cli.report import build_table, compare
-from shared.measures import Evaluation
+from cli.report import build_table, compare, describe_rollouts
+from shared.measures import Evaluation, RolloutSummary
 from shared.status import JobStatus, State
 
 
@@ -48,4 +48,16 @@ def test_evaluations_are_compared_within_their_dataset_base_first() -> None:
     assert [(each.dataset, [e.policy for e in each.evaluations]) for each in comparisons] == [
         ("test.jsonl", ["base", "stage-1"]),
         ("other.jsonl", ["base", "stage-1"]),
+    ]
+
+
+def test_rollouts_are_told_in_a_line_with_what_was_lost() -> None:
+    rollout = RolloutSummary(
+        stage=0, policy="base", trajectories=16, ungraded=0, failed=0, multi_at=[0.25, 0.5], turns=30,
+        generated_tokens=60, verdicts={}, seconds=2.4,
+    )  # fmt: skip
+    lossy = rollout.model_copy(update={"policy": "stage-1", "failed": 3})
+    assert describe_rollouts(STATUS.model_copy(update={"rollouts": [rollout, lossy]})) == [
+        "rollouts, base: 16 trajectories in 2 s, solved by turn 25.0 %, 50.0 %",
+        "rollouts, stage-1: 16 trajectories in 2 s, solved by turn 25.0 %, 50.0 %; 0 ungraded, 3 failed",
     ]
