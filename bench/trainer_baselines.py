@@ -80,10 +80,7 @@ def measure_trainer(model: str, dtype: str, batch: Sequence[Example]) -> float:
 
 
 def measure_trl(model: str, dtype: str, batch: Sequence[Example]) -> float:
-    """TRL has no weights: every trajectory counts the same, its terminal response is the completion.
-
-    Its defaults recompute activations in the backward pass.
-    """
+    """TRL has no weights: every trajectory counts the same, its terminal response is the completion."""
     from trl import SFTConfig, SFTTrainer  # of the extra `bench`
 
     rows = [
