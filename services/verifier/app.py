@@ -32,6 +32,7 @@ def create_app(settings: VerifierSettings | None = None) -> FastAPI:
         async with WorkerPool(settings, metrics) as pool:
             app.state.verifier = Verifier(settings, pool, metrics)
             gc.freeze()  # what is loaded now stays: no collection walks it again
+            gc.set_threshold(20_000, 50, 100)
             yield
 
     app = FastAPI(

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.verifier.grading.choice import item_letters
 from services.verifier.grading.tiers import Decision, Deferred, Extracted, decide, extract, golds_of
@@ -56,14 +57,17 @@ class Verifier:
     async def verify(self, items: Sequence[VerifyItem]) -> list[VerifyResult]:
         """One result for each item, in order; raises `Overloaded` where the server holds too many items already."""
         with self._admit(len(items)):
-            pending: list[VerifyResult | asyncio.Task[VerifyResult]] = []
+            found: list[Graded | Unsettled] = []
             turn = time.perf_counter()
             for item in items:
-                pending.append(self._grade(item))
+                found.append(self._grade(item))
                 if time.perf_counter() - turn > SLICE_SECONDS:
                     await asyncio.sleep(0)
                     turn = time.perf_counter()
-            results = [found if isinstance(found, VerifyResult) else await found for found in pending]
+            # The workers begin when the server's own tiers are through: they would take its cores from it.
+            pending = [each if isinstance(each, Graded) else self._begin(each) for each in found]
+            graded = [each if isinstance(each, Graded) else await each for each in pending]
+            results = [each.result(item) for item, each in zip(items, graded, strict=True)]
         self._metrics.count([(item.kind, result) for item, result in zip(items, results, strict=True)])
         return results
 
@@ -82,7 +86,7 @@ class Verifier:
             self._in_flight -= count
             self._metrics.in_flight.set(self._in_flight)
 
-    def _grade(self, item: VerifyItem) -> "VerifyResult | asyncio.Task[VerifyResult]":
+    def _grade(self, item: VerifyItem) -> "Graded | Unsettled":
         start = time.perf_counter()
         extracted = extract(item)
         key = (
@@ -97,33 +101,33 @@ class Verifier:
         if known is not None and deadline_ms <= known.deadline_ms:
             self._cache.move_to_end(key)
             self._metrics.cache_hits.inc()
-            return _result(item, extracted, known.decision, start, cached=True)
+            return _graded(extracted, known.decision, start, cached=True)
         try:
             decision = decide(item, extracted)
         except Exception as error:
             LOG.exception("grading.failed", item=item.id, kind=item.kind)
-            return _result(
-                item, extracted, Decision(Verdict.ERROR, None, f"The grader failed: {error!r}."[:200]), start
-            )
+            return _graded(extracted, Decision(Verdict.ERROR, None, f"The grader failed: {error!r}."[:200]), start)
         if isinstance(decision, Decision):
             self._remember(key, Remembered(decision))
-            return _result(item, extracted, decision, start)
-        pair = (key, deadline_ms)
+            return _graded(extracted, decision, start)
+        return Unsettled(key, decision, deadline_ms, extracted, start)
+
+    def _begin(self, unsettled: "Unsettled") -> asyncio.Task["Graded"]:
+        """Ask a worker, or wait with whoever asked it the same before."""
+        pair = (unsettled.key, unsettled.deadline_ms)
         twin = self._twins.get(pair)
         if twin is not None:
             self._metrics.cache_hits.inc()
         else:
-            twin = asyncio.create_task(self._settle(key, decision, deadline_ms))
+            twin = asyncio.create_task(self._settle(*pair, unsettled.deferred))
             self._twins[pair] = twin
             twin.add_done_callback(lambda _: self._twins.pop(pair, None))
-        return asyncio.create_task(self._await_twin(item, extracted, twin, start))
+        return asyncio.create_task(self._await_twin(unsettled.extracted, twin, unsettled.start))
 
-    async def _await_twin(
-        self, item: VerifyItem, extracted: Extracted, twin: "asyncio.Task[Decision]", start: float
-    ) -> VerifyResult:
-        return _result(item, extracted, await asyncio.shield(twin), start)
+    async def _await_twin(self, extracted: Extracted, twin: "asyncio.Task[Decision]", start: float) -> "Graded":
+        return _graded(extracted, await asyncio.shield(twin), start)
 
-    async def _settle(self, key: Key, deferred: Deferred, deadline_ms: int) -> Decision:
+    async def _settle(self, key: Key, deadline_ms: int, deferred: Deferred) -> Decision:
         with self._metrics.symbolic.track_inprogress():
             outcome = await self._pool.run(Task(pairs=list(deferred.pairs)), deadline_ms / 1000, heavy=deferred.heavy)
         if isinstance(outcome, Expired):
@@ -143,16 +147,37 @@ class Verifier:
             self._cache.popitem(last=False)
 
 
-def _result(
-    item: VerifyItem, extracted: Extracted, decision: Decision, start: float, *, cached: bool = False
-) -> VerifyResult:
-    return VerifyResult(
-        id=item.id,
-        verdict=decision.verdict,
-        extracted=extracted.answer,
-        normal_form=extracted.normal_form,
-        method=decision.method,
-        ms=(time.perf_counter() - start) * 1000,
-        cached=cached,
-        detail=decision.detail,
-    )
+class Graded(NamedTuple):
+    """How an item was graded; the results of a batch are written when all of it is."""
+
+    extracted: Extracted
+    decision: Decision
+    ms: float
+    cached: bool
+
+    def result(self, item: VerifyItem) -> VerifyResult:
+        """As the caller sees it."""
+        return VerifyResult(
+            id=item.id,
+            verdict=self.decision.verdict,
+            extracted=self.extracted.answer,
+            normal_form=self.extracted.normal_form,
+            method=self.decision.method,
+            ms=self.ms,
+            cached=self.cached,
+            detail=self.decision.detail,
+        )
+
+
+class Unsettled(NamedTuple):
+    """What only a worker can decide."""
+
+    key: Key
+    deferred: Deferred
+    deadline_ms: int
+    extracted: Extracted
+    start: float
+
+
+def _graded(extracted: Extracted, decision: Decision, start: float, *, cached: bool = False) -> Graded:
+    return Graded(extracted, decision, (time.perf_counter() - start) * 1000, cached)
