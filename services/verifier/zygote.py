@@ -59,16 +59,33 @@ def work(connection: socket.socket, memory_mb: int, tasks: int) -> None:
         line = lines.readline()
         if not line:
             return
-        lines.write(orjson.dumps(answer(line).model_dump()) + b"\n")
+        lines.write(answer(line))
         lines.flush()
 
 
-def answer(line: bytes) -> Outcome:
-    """Do one task; whatever computer algebra raises becomes the outcome's failure."""
+def encode(outcome: Outcome) -> bytes:
+    """One line of JSON."""
+    return orjson.dumps(outcome.model_dump()) + b"\n"
+
+
+SPENT = encode(Outcome(failure="The memory limit of a symbolic worker was reached.", spent=True))
+"""Written beforehand: at the limit there is no room to write it."""
+
+
+def answer(line: bytes) -> bytes:
+    """The outcome of one task, as it is sent."""
+    try:
+        return encode(settle(line))
+    except MemoryError:
+        return SPENT
+
+
+def settle(line: bytes) -> Outcome:
+    """Do one task; whatever computer algebra raises becomes the outcome's failure, but for the end of its memory."""
     try:
         return Outcome(equal=any(answers_equal(gold, found) for gold, found in Task.model_validate_json(line).pairs))
     except MemoryError:
-        return Outcome(failure="The memory limit of a symbolic worker was reached.", spent=True)
+        raise
     except (Refused, Exhausted) as refusal:
         reason = str(refusal) or "too many steps of evaluation"
         return Outcome(failure=f"Refused: {reason}.")

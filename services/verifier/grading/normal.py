@@ -174,7 +174,8 @@ TIE = re.compile(r"(?<!\\)~")
 TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 PLAIN = re.compile(r"(?:[-+/^{}()=\d]|(?<=\d)\.(?=\d)|\\(?:frac|sqrt|pi)(?![A-Za-z]))+")
 """Formulas in which nothing is to be cleaned."""
-CANONICAL = re.compile(r"0|-?[1-9]\d{0,17}")
+INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+"""An integer in the one spelling that no other integer shares."""
 ORDINAL = re.compile(r"(\d)(?:st|nd|rd|th)\b")
 RUPEES = re.compile(r"Rs\.?\s*(?=\d)")
 GROUPED = re.compile(r"(?<=\d)(?:,?\\[,!;: ]|\{,\}\s*)+(?=\d{3}(?!\d))")
@@ -260,7 +261,7 @@ def squeeze(text: str) -> str:
 
 def normal_form(answer: str) -> str:
     """A canonical spelling: equal forms count as one distinct answer, unequal ones may still be equal in value."""
-    if CANONICAL.fullmatch(answer):
+    if INTEGER.fullmatch(answer):
         return answer
     if len(answer) > MAX_LENGTH:
         return string_form(answer)

@@ -15,7 +15,7 @@ from services.verifier.grading.choice import extract_choice, gold_letters, item_
 from services.verifier.grading.comparison import compare
 from services.verifier.grading.cost import MAX_DEPTH, MAX_LENGTH, SERVER_STEPS, Exhausted, allowance, nesting, refusal
 from services.verifier.grading.extraction import PROSE, extract_math, lone_number
-from services.verifier.grading.normal import clean, normal_form, squeeze, string_form
+from services.verifier.grading.normal import INTEGER, clean, normal_form, squeeze, string_form
 from services.verifier.grading.numerals import numbers_equal, parse_number
 from services.verifier.grading.parser import parse
 from services.verifier.grading.region import answer_region
@@ -107,6 +107,8 @@ def decide_math(golds: Sequence[str], answer: str) -> Decision | Deferred:
     """Grade a mathematical answer against the alternatives of its gold; the cheapest tier that says yes decides."""
     if answer in golds:
         return Decision(Verdict.CORRECT, "string")
+    if INTEGER.fullmatch(answer) and all(map(INTEGER.fullmatch, golds)):
+        return Decision(Verdict.INCORRECT, "numeric")
     written = clean(answer)
     form, number = squeeze(written), parse_number(written)
     deferred: list[tuple[str, str]] = []
