@@ -132,9 +132,10 @@ def computing_in(model: PreTrainedModel, dtype: Dtype) -> Iterator[None]:
     """Forward and backward passes in `dtype`, gradients added up in float32.
 
     For bfloat16 a layer's weights are cast as it is entered, so that copies of all are never there at once where layers
-    are recomputed; what is outside of the layers has its copies all the while. A gradient goes to the float32 weight as
-    soon as it is there, that of the input embeddings as the few rows that it has. Under FSDP the weights are cast as
-    they are used.
+    are recomputed; of input embeddings the rows are cast that are looked up; what else is outside of the layers has its
+    copies all the while. A gradient goes to the float32 weight as soon as it is there, that of the input embeddings as
+    the few rows that it has: an output layer tied to them does not wait for it. Under FSDP the weights are cast as they
+    are used.
     """
     if isinstance(model, FSDPModule):
         with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -148,13 +149,14 @@ def computing_in(model: PreTrainedModel, dtype: Dtype) -> Iterator[None]:
         if dtype == "float32":
             yield
             return
+        stack.callback(embeddings.register_forward_hook(_cast_rows).remove)
         *layers, _ = list_parts(model)
         for layer in layers:
             cast = _Cast(layer)
             stack.callback(layer.register_forward_pre_hook(cast.enter).remove)
             stack.callback(layer.register_forward_hook(cast.leave, always_call=True).remove)
         within = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        outside = [place for place in _places(model) if id(place[2]) not in within]
+        outside = [place for place in _places(model) if place[0] is not embeddings and id(place[2]) not in within]
         copies = {parameter: _copy(parameter) for _, _, parameter in outside}
         for module, name, parameter in outside:
             module._parameters[name] = copies[parameter]
@@ -177,6 +179,10 @@ class _Cast:
             module._parameters[name] = parameter
 
 
+def _cast_rows(_module: nn.Module, _inputs: object, rows: Tensor) -> Tensor:
+    return rows.bfloat16()
+
+
 def _places(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -195,12 +201,9 @@ def _hand_over(parameter: nn.Parameter, copy: Tensor) -> None:
     assert copy.grad is not None
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
-    if copy.grad.is_sparse:  # embeddings that are not tied to the output layer
-        parameter.grad += copy.grad
-    else:
-        parts = parameter.grad.view(-1).split(_AT_ONCE), copy.grad.reshape(-1).split(_AT_ONCE)
-        for total, part in zip(*parts, strict=True):
-            total += part
+    parts = parameter.grad.view(-1).split(_AT_ONCE), copy.grad.reshape(-1).split(_AT_ONCE)
+    for total, part in zip(*parts, strict=True):
+        total += part
     copy.grad = None
 
 

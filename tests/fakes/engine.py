@@ -59,6 +59,8 @@ class FakeEngine:
     """Answers are cut at this length, as a `max_new_tokens` of the generation configuration does."""
     developing: bool = True
     """Whether the routes of vLLM's development mode are there."""
+    reticent: bool = False
+    """Whether `/server_info` fails, as vLLM's does in a container without pip."""
     broken: int = 0
     """This many of the next completions are answered with 500."""
     down: bool = False
@@ -230,6 +232,8 @@ def add_development_routes(app: FastAPI, engine: FakeEngine) -> None:
 
     @routes.get("/server_info")
     async def info() -> dict[str, object]:
+        if engine.reticent:
+            raise HTTPException(500)
         model = {"generation_config": engine.generation, "override_generation_config": {}, "logits_processors": None}
         return {"vllm_config": {"model_config": model, "lora_config": {} if engine.taking_adapters else None}}
 

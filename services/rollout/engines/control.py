@@ -168,8 +168,13 @@ class Control:
         label = self._read(_Weights, reply).weight_version if reply.is_success else _DEFAULT
         return Served(root, root if label == _DEFAULT else None if label == _LOADING else label, adapters)
 
+    async def in_development(self) -> bool:
+        """Whether the routes are there that put weights in place."""
+        return (await self._get("/weight_info")).status_code != 404
+
     async def configuration(self) -> Configuration | None:
-        """How the engine was started; None where it does not say (no development mode)."""
+        """How the engine was started; None where it does not say: without development mode, or where the route fails,
+        as vLLM's does in a container without pip."""
         reply = await self._get("/server_info", _SURVEY_S, config_format="json")
         if reply.status_code != 200:
             return None

@@ -32,7 +32,7 @@ async def inspect(engines: Engines, name: str | None, max_tokens: int, loading: 
                 model = await control.served_model(name)
                 _check_room(control.url, model, max_tokens)
                 configuration = await check_neutral(control)
-                _check_loading(control.url, configuration, loading)
+                await _check_loading(control, configuration, loading)
                 silent |= configuration is None
                 found.append((control, model))
             await _probe(engine, found[-1][1].name, max_tokens if silent else 1)
@@ -76,16 +76,17 @@ def _check_room(url: str, model: ServedModel, max_tokens: int) -> None:
         )
 
 
-def _check_loading(url: str, configuration: Configuration | None, loading: Loading) -> None:
+async def _check_loading(control: Control, configuration: Configuration | None, loading: Loading) -> None:
     """Better now than after the training whose policy cannot be loaded."""
-    if loading == "weights" and configuration is None:
+    if loading == "weights" and configuration is None and not await control.in_development():
         raise Refused(
-            f"The engine at {url} cannot take new weights, which this job will need: it has no development mode.",
+            f"The engine at {control.url} cannot take new weights, which this job will need: it has no development"
+            " mode.",
             remedy="Start vLLM with VLLM_SERVER_DEV_MODE=1, on a network that only this service reaches.",
         )
     if loading == "adapters" and configuration is not None and not configuration.adapters:
         raise Refused(
-            f"The engine at {url} takes no LoRA adapters, which this job will need.",
+            f"The engine at {control.url} takes no LoRA adapters, which this job will need.",
             remedy="Start vLLM with --enable-lora, a --max-lora-rank that fits, and"
             " VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; or set `train.lora.merge`.",
         )

@@ -72,6 +72,15 @@ async def test_a_job_whose_policies_could_not_be_loaded_is_refused_before_it_beg
     assert status.steps_done == 0
 
 
+async def test_an_engine_that_does_not_say_how_it_was_started_is_no_engine_without_development_mode(
+    service: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.reticent = True
+    job = await submit(service, train={"steps": 1}, evaluate=[{"problems": PROBLEMS}])
+    status = await until(service, job, lambda status: status.steps_done > 0 or status.state.final)
+    assert status.error is None
+
+
 async def test_a_job_of_adapters_is_refused_by_an_engine_that_takes_none(
     service: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
