@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.trainer.adapter import base_of
 from services.trainer.weights import local_folder
+from shared import __version__
 from shared.training import TrainingStatus, TrainingTask
 
 _TEMPLATES = Environment(
@@ -46,7 +47,7 @@ def write_card(task: TrainingTask, status: TrainingStatus) -> str:
         targets=_join(lora.target_modules) if lora else None,
         status=status,
         composition=status.composition,
-        versions=", ".join(f"{package} {version(package)}" for package in ("drift", *_PACKAGES)),
+        versions=", ".join([f"drift {__version__}", *(f"{package} {version(package)}" for package in _PACKAGES)]),
     )
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.docker
 
 KEY = "a-key-for-the-test-of-the-stack"
 TOKEN = {"Authorization": f"Bearer {KEY}"}
-GROUPS, SIBLINGS, STEPS = 16, 4, 4
+GROUPS, SIBLINGS, STEPS = 72, 4, 4
 LONG_RUNNING = ("gateway", "verifier", "rollout", "trainer", "engine", "redis")
 WEB_LIMIT_MB = 200
 
