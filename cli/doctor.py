@@ -145,7 +145,7 @@ async def look_at_engines(settings: RolloutSettings) -> Finding:
     """The checks that every job begins with, and one sampled answer with its token ids."""
     engines = Engines(settings, CollectorRegistry())
     try:
-        model = await inspect(engines, settings.engine_model, max_tokens=1)
+        model = await inspect(engines, settings.engine_model, max_tokens=1, loading="nothing")
         answer = await engines.members[0].answer(model.name, PROBE, Sampling(1.0, 4))
     finally:
         await engines.close()
