@@ -117,7 +117,9 @@ async def test_a_neutral_engine_says_so(control: Control) -> None:
 
 
 async def test_an_engine_says_how_much_it_has_to_do(any_engine: Engine, control: Control) -> None:
-    assert await control.load() == Load(0, 0, 0.0)
+    before = await control.load()
+    assert before is not None
+    assert before == Load(0, 0, before.generated)
     model = (await control.served_model()).name
     work = asyncio.create_task(any_engine.answer(model, PROBE, Sampling(0.0, 64, ignore_eos=True)))
     async with asyncio.timeout(60):
@@ -125,6 +127,9 @@ async def test_an_engine_says_how_much_it_has_to_do(any_engine: Engine, control:
             await asyncio.sleep(0.01)
     assert (load.running, load.waiting) == (1, 0)
     await work
+    async with asyncio.timeout(60):
+        while (after := await control.load()) is None or after.generated <= before.generated:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_pause_for_new_weights_interrupts_what_is_in_flight(any_engine: Engine, control: Control) -> None:
