@@ -171,3 +171,8 @@ def test_string_kind_is_white_space_free_lower_case_equality() -> None:
     assert decide(item, extract(item)) == Decision(Verdict.CORRECT, "string")
     other = VerifyItem(id="1", kind="string", response="<answer>1/2</answer>", answer=r"\frac{1}{2}")
     assert decide(other, extract(other)) == Decision(Verdict.INCORRECT, "string")
+
+
+@pytest.mark.parametrize("gold", ["", " "])
+def test_nothing_said_is_no_answer_even_to_an_empty_gold(gold: str) -> None:
+    assert grade("", gold) == Decision(Verdict.UNPARSABLE, None)

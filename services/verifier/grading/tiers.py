@@ -79,7 +79,7 @@ def _read(
             return Extracted(region, region and string_form(region))
         case "math":
             whole = response.strip()
-            answer = whole if whole in map(str.strip, golds) else extract_math(response, golds)
+            answer = whole if whole and whole in map(str.strip, golds) else extract_math(response, golds)
             return Extracted(answer, None if answer is None else normal_form(answer))
 
 

@@ -17,7 +17,6 @@ BOOLEANS = {
     "right": True,
     "wrong": False,
 }
-LETTERED = re.compile(r"(?:option\s+|choice\s+)?\(?\s*([A-Za-z])\s*\)?\s*[.):]?", re.IGNORECASE)
 DRESS = re.compile(r"[{}$*_`]|\\(?:textbf|text|mathrm|mathbf|mbox)|\\ ")
 DRESS_OR_SPACE = re.compile(r"[{}$*_`\s]|\\(?:text|textbf|mathrm|mathbf|mbox)")
 LONE_LETTER = re.compile(r"(?:[Oo]ption|[Cc]hoice)?(?:\(([A-Za-z])\)|([A-Z])[.):]?)\.?")
