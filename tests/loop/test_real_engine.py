@@ -20,7 +20,7 @@ from cli.ports import choose_free
 from services.rollout.engines.control import Control
 from services.rollout.engines.engine import ContextExceeded, Engine, Interrupted, Refused, Sampling
 from services.rollout.engines.inspection import PROBE, check_neutral
-from services.rollout.engines.limit import Limit, Load
+from services.rollout.engines.limit import Limit
 from shared.status import JobStatus, State
 from tests.fakes.engine import FakeEngine
 from tests.rollout.client import until
@@ -119,7 +119,7 @@ async def test_a_neutral_engine_says_so(control: Control) -> None:
 async def test_an_engine_says_how_much_it_has_to_do(any_engine: Engine, control: Control) -> None:
     before = await control.load()
     assert before is not None
-    assert before == Load(0, 0, before.generated)
+    assert (before.running, before.waiting) == (0, 0)
     model = (await control.served_model()).name
     work = asyncio.create_task(any_engine.answer(model, PROBE, Sampling(0.0, 64, ignore_eos=True)))
     async with asyncio.timeout(60):
