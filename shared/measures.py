@@ -3,18 +3,13 @@
 from shared.schema import Schema
 
 
-class Evaluation(Schema):
-    """Greedy episodes of one policy on one dataset (paper 5.1, 5.4, D.8)."""
+class Correction(Schema):
+    """What greedy episodes over one set of problems show of trying again, whoever played them (paper 5.1)."""
 
-    dataset: str
-    policy: str
-    stage: int
-    n: int
-    """Problems counted."""
-    ungraded: int
-    """Problems left out, since the verifier or the engine failed on them."""
     multi_at: list[float]
     """multi@k for k = 1..max_turns: share of problems solved within k turns."""
+    interval: list[list[float]]
+    """95 % bootstrap interval [low, high] of each multi@k."""
     correction_rate: float
     """Share of the problems wrong at turn 1 that a later turn solves."""
     correction_rate_at: list[float]
@@ -26,11 +21,21 @@ class Evaluation(Schema):
     distinct_answers: float
     """Mean number of distinct answers, over all problems."""
     distinct_answers_wrong: float
-    """The same over the problems never solved."""
+    """The same over the problems never solved (paper table 6)."""
+
+
+class Evaluation(Correction):
+    """Greedy episodes of one policy on one dataset (paper 5.1, 5.4, D.8)."""
+
+    dataset: str
+    policy: str
+    stage: int
+    n: int
+    """Problems counted."""
+    ungraded: int
+    """Problems left out, since the verifier or the engine failed on them."""
     unparsable: float
     """Share of turns without a parsed answer."""
-    interval: list[list[float]]
-    """95 % bootstrap interval [low, high] of each multi@k."""
 
 
 class Composition(Schema):

@@ -20,28 +20,16 @@ from cli.study.statistics import (
 )
 from cli.study.study_file import BASE, SFT_5TURN
 from services.rollout.outcomes import Flags, Outcomes
+from shared.measures import Correction
 from shared.schema import Schema
 
 
-class Measures(Schema):
-    """One method on one dataset, over its seeds."""
+class Measures(Correction):
+    """One method on one dataset; means over its seeds, intervals over problems and seeds."""
 
     seeds: list[int]
     """Empty for the base, which has none."""
-    multi_at: list[float]
-    interval: list[list[float]]
-    """95 % bootstrap interval [low, high] of each multi@k, over problems and seeds."""
     multi_at_by_seed: list[list[float]]
-    correction_rate: float
-    """Share of the problems wrong at turn 1 that a later turn solves."""
-    correction_rate_at: list[float]
-    solved_rate_at: list[float]
-    """By turn: solved by t / solved by the last turn."""
-    unique_answers: float
-    """Mean of U/A."""
-    distinct_answers: float
-    distinct_answers_wrong: float
-    """Mean number of distinct answers, over all problems and over those never solved (paper table 6)."""
 
 
 class Difference(Schema):
