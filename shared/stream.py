@@ -33,6 +33,10 @@ SOCKET_TIMEOUT_S = 30.0
 MAX_CONNECTIONS = 32
 """Of one process; who finds none free waits for one."""
 
+CONNECTION_WAIT_S = 120.0
+"""Above the time for which those that have one wait for a Redis that restarts, else whoever waits behind them gives up
+before they do."""
+
 _RETRY = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=60, supported_errors=(ConnectionError, TimeoutError))
 """About a minute: a Redis that restarts is waited for. Every write here may be repeated without harm."""
 
@@ -42,7 +46,7 @@ def connect(url: str) -> Redis:
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
-        timeout=SOCKET_TIMEOUT_S,
+        timeout=CONNECTION_WAIT_S,
         decode_responses=True,
         encoding_errors="surrogateescape",  # bytes that are no UTF-8 reach their reader, who can say so, unchanged
         socket_timeout=SOCKET_TIMEOUT_S,
