@@ -21,8 +21,9 @@ pytestmark = pytest.mark.docker
 
 KEY = "a-key-for-the-test-of-the-stack"
 TOKEN = {"Authorization": f"Bearer {KEY}"}
-GROUPS, SIBLINGS, STEPS = 72, 4, 4
+GROUPS, SIBLINGS, STEPS = 32, 4, 4
 LONG_RUNNING = ("gateway", "verifier", "rollout", "trainer", "engine", "redis")
+IMAGES = ("verifier", "rollout", "trainer", "model", "engine", "gateway")
 WEB_LIMIT_MB = 200
 
 
@@ -39,7 +40,8 @@ def stack() -> Iterator[Project]:
     }
     project = Project("drift-test", environment)
     project.compose("down", "--volumes", "--timeout", "5")
-    project.compose("build", timeout=1200)
+    with ThreadPoolExecutor() as builders:  # all at once; in the order of `depends_on` each would wait for the one before
+        list(builders.map(lambda image: project.compose("build", image, timeout=1200), IMAGES))
     try:
         yield project
     finally:
@@ -177,10 +179,18 @@ def test_redis_asks_for_a_password_and_keeps_dangerous_commands_to_itself(stack:
 
 
 def test_the_verifier_reaches_neither_redis_nor_the_engine_nor_the_outside(stack: Project) -> None:
-    reach = "import socket; socket.create_connection(({host!r}, {port}), timeout=3)"
-    for host, port in (("redis", 6379), ("engine", 8100), ("1.1.1.1", 53)):
-        with pytest.raises(AssertionError, match=r"gaierror|OSError|TimeoutError"):
-            stack.python("verifier", reach.format(host=host, port=port))
+    reach = (
+        "import socket\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def reached(place):\n"
+        "    try:\n"
+        "        return bool(socket.create_connection(place, timeout=3))\n"
+        "    except OSError:\n"
+        "        return False\n"
+        "places = ('127.0.0.1', 8001), ('redis', 6379), ('engine', 8100), ('1.1.1.1', 53)\n"
+        "print(*ThreadPoolExecutor().map(reached, places))"
+    )
+    assert stack.python("verifier", reach).split() == ["True", "False", "False", "False"]
 
 
 def test_a_job_survives_the_sudden_death_of_every_container(
@@ -190,7 +200,7 @@ def test_a_job_survives_the_sudden_death_of_every_container(
     spec = {
         "name": "kill-test",
         "dataset": {"problems": [problem.model_dump(exclude_none=True) for problem in made.train]},
-        "protocol": {"max_turns": 4},
+        "protocol": {"max_turns": 3},
         "sampling": {"trajectories": SIBLINGS, "max_tokens": 24},
         "train": {"steps": STEPS, "batch_size": 8, "learning_rate": 5e-5},
         "evaluate": [{"problems": [problem.model_dump(exclude_none=True) for problem in made.test]}],
@@ -203,11 +213,16 @@ def test_a_job_survives_the_sudden_death_of_every_container(
         progress = read(rollout, job).progress
         return progress.done if progress and progress.phase == "rollout" else 0
 
-    until(lambda: published() > 0, "the first trajectory", 240)
+    def goes_on(beyond: int) -> int:
+        until(lambda: published() > beyond, f"more than {beyond} trajectories: {read(rollout, job).progress}", 240)
+        return published()
+
+    done = 0
     for service in ("verifier", "rollout", "gateway", "redis", "engine"):
-        until(lambda: read(rollout, job).phase == "rollout", f"the rollout in which {service} is killed", 120)
+        done = goes_on(done)
         [container] = stack.containers(service)
         stack.kill(container)
+        print(f"killed {service} after {done} of {GROUPS * SIBLINGS} trajectories")  # noqa: T201
     until(lambda: (read(rollout, job).trainings or [None])[-1] is not None, "the training's beginning", 300)
     until(lambda: read(rollout, job).trainings[0].step >= 1, "the first training step", 300)
     [trainer] = stack.containers("trainer")
