@@ -40,7 +40,7 @@ def stack() -> Iterator[Project]:
     }
     project = Project("drift-test", environment)
     project.compose("down", "--volumes", "--timeout", "5")
-    with ThreadPoolExecutor() as builders:  # all at once; in the order of `depends_on` each would wait for the one before
+    with ThreadPoolExecutor() as builders:  # all at once; `compose build` alone goes by `depends_on`
         list(builders.map(lambda image: project.compose("build", image, timeout=1200), IMAGES))
     try:
         yield project
