@@ -1,8 +1,10 @@
 """The ranks of one torchrun, and what they say to each other: bytes and sums; every wait has a deadline."""
 
 import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -74,14 +76,44 @@ def join(timeout_s: float, threads: int) -> Ranks:
         torch.cuda.set_device(device)
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    # torchrun's agent keeps one store over its restarts: without a prefix, the ranks of a restart would try to reach
-    # the addresses that their dead predecessors left there.
     store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
     dist.init_process_group(
         backend,
-        store=dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store),
+        store=dist.PrefixStore(name_attempt(store, rank, size, timeout_s), store),
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=timeout_s),
     )
     return Ranks(dist.get_rank(), dist.get_world_size(), device, timeout_s)
+
+
+def name_attempt(store: dist.Store, rank: int, size: int, timeout_s: float) -> str:
+    """What ranks that start together call their attempt, as none before; raises `RanksSilent` where one is missing.
+
+    torchrun's agents keep one store over their restarts, where ranks would meet the addresses of their dead
+    predecessors, and each node counts its restarts by itself. So rank 0 draws a name, and tells it whoever asks until
+    each rank has heard it: what a dead rank asked is answered in vain.
+    """
+    deadline = time.monotonic() + timeout_s
+    name = uuid4().hex
+    if rank:
+        question = f"question/{uuid4().hex}"
+        store.set(f"rank/{rank}", question)
+        while not store.check([question]):
+            _pause(rank, 0, deadline)
+        name = store.get(question).decode()
+        store.set(f"heard/{name}/{rank}", "")
+        return name
+    for other in range(1, size):
+        while not store.check([f"heard/{name}/{other}"]):
+            if store.check([f"rank/{other}"]):
+                store.set(store.get(f"rank/{other}").decode(), name)
+            _pause(rank, other, deadline)
+    return name
+
+
+def _pause(rank: int, other: int, deadline: float) -> None:
+    """Between two looks into the store; one that blocks there would keep signals from their handlers."""
+    if time.monotonic() > deadline:
+        raise RanksSilent(f"Rank {rank} has waited for rank {other} in vain.", remedy="See that rank's log.")
+    time.sleep(0.02)

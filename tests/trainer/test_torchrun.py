@@ -294,7 +294,8 @@ async def test_two_nodes_that_meet_by_the_ordinary_rendezvous_train_as_one_does(
             with running(nodes[0]), running(nodes[1]):
                 await submit(redis, "nodes", model)
                 await wait_for(redis, nodes[0], "nodes", TrainingState.RUNNING, step=10)
-                victim = nodes[0].process.children()[0]
+                victim = nodes[0].worker(0) or nodes[0].worker(1)
+                assert victim is not None
                 victim.kill()
                 await succeed(redis, nodes[0], "nodes")
         assert nodes[0].weights("nodes") == whole.weights("whole")
