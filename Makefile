@@ -56,7 +56,7 @@ sbom: $(READY) ## A CycloneDX document for each image's packages, in build/sbom
 
 audit: $(READY) ## Ask the advisory database about every image's packages
 	for lock in requirements/images/*.txt; do echo "== $$lock"; \
-	  sed 's/+cpu$$//' $$lock | $(BIN)/uv tool run --quiet --from 'pip-audit>=2.9,<3' pip-audit --no-deps --disable-pip -r /dev/stdin || exit 1; done
+	  sed 's/+cpu$$//' $$lock | $(BIN)/uv tool run --quiet --from 'pip-audit>=2.9,<3' pip-audit --strict --no-deps --disable-pip -r /dev/stdin || exit 1; done
 
 fuzz: $(READY) ## Five minutes of coverage-guided fuzzing of the verifier (Linux on x86-64)
 	$(BIN)/python -m pip install --quiet atheris
