@@ -7,7 +7,8 @@ from typing import NamedTuple
 from services.verifier.grading.region import is_placeholder
 
 BOX = re.compile(
-    r"(?:\\boxed|\\fbox|\\framebox|\x08oxed|(?<![A-Za-z\\])boxed)\s*(?=\{)|(?:\\boxed|\x08oxed)\s+(?=[^\s{])"
+    r"\\(?:boxed|fbox|framebox)\s*(?=\{)|\\boxed\s+(?=[^\s{])|\x08oxed\s*(?=\{)|\x08oxed\s+(?=[^\s{])"
+    r"|boxed(?<![A-Za-z\\]boxed)\s*(?=\{)"
 )
 ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 BARE_BOX = re.compile(r"[^\s$]{1,200}")
@@ -44,42 +45,50 @@ def find_boxes(text: str) -> list[Box]:
     openings = [match.span() for match in BOX.finditer(text, 0 if "\x08" in text else max(0, first - len("\\frame")))]
     if not openings:
         return []
-    closing = _matching_braces(text, openings[0][1])
+    closing = _matching_braces(text, openings[0][1], openings[-1][1])
     boxes: list[Box] = []
     for start, brace in openings:
         if text[brace] != "{":
             word = BARE_BOX.match(text, brace)
             if word:
                 boxes.append(Box(start, word.end(), brace, word.end()))
-        elif brace in closing:
+        elif brace in closing and text[brace + 1 : closing[brace]].strip():
             boxes.append(Box(start, closing[brace] + 1, brace + 1, closing[brace]))
-    return [box for box in boxes if not text[box.low : box.high].isspace() and box.low < box.high]
+    return boxes
 
 
-def _matching_braces(text: str, start: int) -> dict[int, int]:
+def _matching_braces(text: str, first: int, last: int) -> dict[int, int]:
+    """Where each brace closes, from the brace at `first` on, until none is open beyond `last`."""
     stack: list[int] = []
     closing: dict[int, int] = {}
-    for match in ESCAPED_OR_BRACE.finditer(text, start):
+    for match in ESCAPED_OR_BRACE.finditer(text, first):
         place = match.start()
         mark = text[place]
         if mark == "{":
             stack.append(place)
         elif mark == "}" and stack:
             closing[stack.pop()] = place
+            if not stack and place > last:
+                break
     return closing
 
 
 def last_box(text: str) -> str | None:
     """The last box; neighbours joined by a comma, `and` or `or` make one list, an approximation of the box before it
     is left out."""
+    boxes = find_boxes(text)
+    if not boxes:
+        return None
     outer: list[Box] = []
-    for box in find_boxes(text):
+    for box in boxes:
         if (not outer or box.start >= outer[-1].end) and not is_placeholder(
             text[box.low : min(box.high, box.low + 100)].strip()
         ):
             outer.append(box)
     if not outer:
         return None
+    if len(boxes) == 1:
+        return outer[0].content(text)
     if len(outer) == 1:
         return unwrap_box(outer[0].content(text))
     while (

@@ -16,7 +16,6 @@ LATIN_SEEDS = (
 )  # fmt: skip
 OTHER_SEEDS = ("答案", "éponse", "твет", "áp án", "dpowied", "正解", "答え", "정답", "الإجابة", "الجواب", "उत्तर")
 """Every marker holds a seed, one character in at most: finding seeds is faster than trying a pattern everywhere."""
-LONGEST_SEED = max(map(len, LATIN_SEEDS + OTHER_SEEDS))
 MAX_MARKERS = 4
 """Most markers, from the end, that are looked at."""
 NEAR_END = 300
@@ -59,6 +58,8 @@ SUBJECT = re.compile(
 def math_spans(text: str) -> list[tuple[int, int, str]]:
     r"""Every `$...$`, `$$...$$`, `\(...\)`, `\[...\]` as (start, end, content), by one pass."""
     spans: list[tuple[int, int, str]] = []
+    if "$" not in text and "\\" not in text:
+        return spans
     position = 0
     missing: set[str] = set()
     while opening := MATH_OPEN.search(text, position):
@@ -99,22 +100,27 @@ def marked_answer(text: str) -> str | None:
 def _markers_from_the_end(text: str) -> Iterator[re.Match[str]]:
     """The last markers that no Latin letter touches, the very last first; looked for near the end before elsewhere."""
     seeds = LATIN_SEEDS if text.isascii() else LATIN_SEEDS + OTHER_SEEDS
-    near = max(0, len(text) - NEAR_END)
-    left = MAX_MARKERS
-    for low, high in ((near, len(text)), (0, near + LONGEST_SEED)) if near else ((0, len(text)),):
-        places: list[int] = []
-        for seed in seeds:
-            place, more = text.rfind(seed, low, high), left
-            while place >= 0 and more:
-                places.append(place)
-                more -= 1
-                place = text.rfind(seed, low, place)
-        places.sort(reverse=True)
-        for place in places[:left]:
-            marker = MARKER.match(text, place) or MARKER.match(text, max(0, place - 1))
-            if marker and _is_whole(text, marker):
-                yield marker
-        left -= len(places[:left])
+    end = len(text)
+    for _ in range(MAX_MARKERS):
+        place = _last_seed(text, seeds, max(0, end - NEAR_END), end)
+        if place < 0 and end > NEAR_END:
+            place = _last_seed(text, seeds, 0, end)
+        if place < 0:
+            return
+        marker = MARKER.match(text, place) or MARKER.match(text, max(0, place - 1))
+        if marker and _is_whole(text, marker):
+            yield marker
+        end = place
+
+
+def _last_seed(text: str, seeds: tuple[str, ...], low: int, end: int) -> int:
+    """Where the last seed between two places starts; -1 where there is none."""
+    last = -1
+    for seed in seeds:
+        place = text.rfind(seed, low, end)
+        if place >= 0:
+            last = low = place
+    return last
 
 
 def _is_whole(text: str, marker: re.Match[str]) -> bool:
@@ -126,7 +132,8 @@ def _announced(tail: str) -> str | None:
     tail = tail.lstrip(" \t\n*_`\"“”'")
     end = SENTENCE_END.search(tail)
     clause = tail[: end.start()] if end else tail
-    spans = math_spans(tail[:2000]) if MATH_OPEN.search(tail, 0, max(len(clause), 3) + 2) else []
+    opening = ("$" in tail or "\\" in tail) and MATH_OPEN.search(tail, 0, max(len(clause), 3) + 2)
+    spans = math_spans(tail[:2000]) if opening else []
     if spans and spans[0][0] <= max(len(clause), 3):
         first_start, first_end, first = spans[0]
         if first_start == 0 or not re.match(r"[-+]?\d", tail[:first_start].strip()):
@@ -149,6 +156,8 @@ def join_spans(text: str, spans: list[tuple[int, int, str]], end: int, first: st
 def clean_clause(clause: str) -> str:
     """A clause without emphasis, quotes, approximations' words and final punctuation."""
     clause = EMPHASIS.sub("", clause.strip().strip('*_`"“”').strip())
+    if clause.isalnum():
+        return clause
     clause = NOT_BUT.sub("", QUALIFIER.sub("", clause))
     for pattern in (REASON, REMARK):
         clause = pattern.sub("", clause) or clause
