@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from services.verifier.grading.boxes import MAX_CHAIN, last_box
 from services.verifier.grading.markers import SENTENCE_END, clean_clause, join_spans, marked_answer, math_spans
+from services.verifier.grading.normal import PLAIN
 from services.verifier.grading.region import answer_region, is_placeholder
 from services.verifier.grading.words import is_known_phrase, is_words
 
@@ -18,6 +19,8 @@ NUMBER = re.compile(
     r"(?<![\w.\\^_])(?:(?<=[=:]\s)[-−]\s|[-−+])?(?:[$€£¥₹]\s?|\\\$\s?)?(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
     r"(?:[eE][-+]?\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?(?:\s*(?:\\?%|percent(?:age)?\b|pct\b))?"
 )
+SHORT = 300
+"""Fewer characters than this may be an answer without anything around it."""
 NEAR_END = 500
 """Where the last number most often stands, in characters from the end."""
 CJK_NUMBER = re.compile(r"(?<![\d.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?")
@@ -80,6 +83,8 @@ def extract_math(response: str, golds: Sequence[str] = ()) -> str | None:
     Where the gold answers are words, the last sentence, or a `yes` or `no` in front, comes before any number.
     """
     text = answer_region(response)
+    if len(text) < SHORT and PLAIN.fullmatch(text):
+        return text
     if not text or is_placeholder(text):
         return None
     box = last_box(text)
@@ -90,7 +95,7 @@ def extract_math(response: str, golds: Sequence[str] = ()) -> str | None:
         return marked
     if is_known_phrase(text):
         return text
-    if len(text) < 300 and not PROSE.search(COMMAND.sub("", text)) and "\n\n" not in text:
+    if len(text) < SHORT and not PROSE.search(COMMAND.sub("", text)) and "\n\n" not in text:
         spans = math_spans(text)
         if not spans or (spans[0][0] == 0 and spans[-1][1] >= len(text.rstrip("."))):
             return text

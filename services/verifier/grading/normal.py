@@ -4,12 +4,13 @@
 """
 
 import re
-from fractions import Fraction
 from functools import lru_cache
+from operator import itemgetter
+from typing import NamedTuple
 
 from services.verifier.grading.cost import MAX_LENGTH
 from services.verifier.grading.number_words import in_digits
-from services.verifier.grading.numerals import parse_number
+from services.verifier.grading.numerals import Number, parse_number
 
 UNICODE = str.maketrans(
     {
@@ -172,14 +173,17 @@ LAYOUT = re.compile(
 """A pattern that starts with one literal is found without trying it at every character."""
 TIE = re.compile(r"(?<!\\)~")
 TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
-PLAIN = re.compile(r"(?:[-+/^{}()=\d]|(?<=\d)\.(?=\d)|\\(?:frac|sqrt|pi)(?![A-Za-z]))+")
+PLAIN = re.compile(
+    r"(?:[-+/^{}()=%\d]++|\.(?=\d)|(?<=[\d)}\]]),(?= ?[-\d(\\])| (?! )|\\(?:frac|sqrt|pi)(?![A-Za-z])|\\[%$]"
+    r"|\[(?=[-\d(.\\])|(?<=[\d)}\]%])\])++"
+)
 """Formulas in which nothing is to be cleaned."""
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 """An integer in the one spelling that no other integer shares."""
-ORDINAL = re.compile(r"(\d)(?:st|nd|rd|th)\b")
+ORDINAL = re.compile(r"(?<=\d)(?:st|nd|rd|th)\b")
 RUPEES = re.compile(r"Rs\.?\s*(?=\d)")
 GROUPED = re.compile(r"(?<=\d)(?:,?\\[,!;: ]|\{,\}\s*)+(?=\d{3}(?!\d))")
-FRACTION = re.compile(r"\\(?:[dtcsx]|nice|flat)frac(?![A-Za-z])")
+FRACTION = re.compile(r"(?<=\\)(?:[dtcsx]|nice|flat)(?=frac(?![A-Za-z]))")
 DIGIT_SPACE_DIGIT = re.compile(r"(?<=\d)\s+(?=\d)")
 """`1 1/2` is not `11/2`."""
 COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
@@ -200,37 +204,34 @@ ESCAPED_SIGN = re.compile(r"\\(?=[%$])")
 WORD = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
 
 
-@lru_cache(maxsize=8192)
 def clean(text: str) -> str:
     """The text without math delimiters, layout commands and final punctuation; Unicode signs as LaTeX."""
     text = text.strip()
-    if PLAIN.fullmatch(text):
-        return text
+    if PLAIN.fullmatch(bare := text.strip("$").strip()):
+        return bare
     if not text.isascii():
         text = SUPERSCRIPTS.sub(lambda m: "^{" + re.sub(r"[\^{}]", "", m[0]) + "}", text.translate(UNICODE))
-    if "{,}" in text or "\\" in text:
-        text = GROUPED.sub(",", text)
     if "10" in text:
-        text = TIMES_TEN.sub(r"\\times ", text)
-    if "$" in text or "\\" in text:
-        text = text.replace(r"\$", "\x01")
+        text = TIMES_TEN.sub(_times, text)
+    if "$" in text or "\\" in text or "{,}" in text:
+        text = GROUPED.sub(",", text).replace(r"\$", "\x01")
         text = DELIMITERS.sub(" ", text).replace("\x01", r"\$")
         if PLAIN.fullmatch(bare := text.strip()):
             return bare
         text = LAYOUT.sub(" ", text)
         text = TIE.sub(" ", text) if "~" in text else text
         text = COLOR.sub("", text) if "color" in text else text
-        text = FRACTION.sub(r"\\frac", text) if "frac" in text else text
-    text = text.strip()
-    if PLAIN.fullmatch(text):
-        return text
+        text = FRACTION.sub("", text) if "frac" in text else text
+        text = text.strip()
+        if PLAIN.fullmatch(text):
+            return text
     if text[:1].isalpha() and (spelled := in_digits(text)) is not None:
         return spelled
     if text[:1] in "\\A•·▪:>~≈" and (label := LABEL.match(text)):
         text = text[label.end() :]
     if text[:1] == "]" or text[-1:] == "[" or "[ " in text or "\\cup" in text:
         text = FRENCH_INTERVAL.sub(_usual_interval, text)
-    text = ORDINAL.sub(r"\1", text)
+    text = ORDINAL.sub("", text)
     text = RUPEES.sub("", text, 1) if text[:2] == "Rs" else text
     if ("\\in" in text or "integer" in text or "constant" in text) and text[:1] != "{" and len(text) < MAX_LENGTH:
         text = DOMAIN.sub("", text)
@@ -240,12 +241,15 @@ def clean(text: str) -> str:
     return " ".join(text.split()).strip("*`").strip()
 
 
+def _times(_: re.Match[str]) -> str:
+    return r"\times "
+
+
 def _usual_interval(match: re.Match[str]) -> str:
     """`]0, 1]` as `(0, 1]`."""
     return ("(" if match["open"] == "]" else "[") + match["ends"] + (")" if match["close"] == "[" else "]")
 
 
-@lru_cache(maxsize=8192)
 def squeeze(text: str) -> str:
     """`clean` text without any white space, one spelling of fractions and of text commands."""
     if " " in text:
@@ -253,10 +257,30 @@ def squeeze(text: str) -> str:
     if "\\" not in text:
         return text
     if "\\t" in text or "\\m" in text or "\\o" in text:
-        text = TEXT_COMMAND.sub(r"\1", text)
+        text = TEXT_COMMAND.sub(itemgetter(1), text)
     if "\\frac" in text:
-        text = SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+        text = SHORT_FRACTION.sub(_long_fraction, text)
     return ESCAPED_SIGN.sub("", text) if "\\%" in text or "\\$" in text else text
+
+
+def _long_fraction(match: re.Match[str]) -> str:
+    return rf"\frac{{{match[1]}}}{{{match[2]}}}"
+
+
+class Written(NamedTuple):
+    """What an answer says in writing: `text` is clean, `form` its squeezed spelling, `number` what it spells, if a
+    number."""
+
+    text: str
+    form: str
+    number: Number | None
+
+
+@lru_cache(maxsize=8192)
+def read(answer: str) -> Written:
+    """An answer's text, spelling and number."""
+    text = clean(answer)
+    return Written(text, squeeze(text), parse_number(text))
 
 
 def normal_form(answer: str) -> str:
@@ -265,15 +289,10 @@ def normal_form(answer: str) -> str:
         return answer
     if len(answer) > MAX_LENGTH:
         return string_form(answer)
-    number = parse_number(cleaned := clean(answer))
+    text, form, number = read(answer)
     if number is not None:
-        return _canonical(number.value) + ("%" if number.percent else "")
-    form = squeeze(cleaned)
-    return form.lower() if WORD.fullmatch(cleaned) else form
-
-
-def _canonical(value: Fraction) -> str:
-    return str(value)
+        return f"{number.value}%" if number.percent else str(number.value)
+    return form.lower() if WORD.fullmatch(text) else form
 
 
 def string_form(text: str) -> str:

@@ -2,7 +2,6 @@
 
 import re
 from fractions import Fraction
-from functools import lru_cache
 from typing import NamedTuple
 
 MAX_DIGITS = 2000
@@ -41,7 +40,6 @@ class Number(NamedTuple):
     percent: bool = False
 
 
-@lru_cache(maxsize=8192)
 def parse_number(text: str) -> Number | None:
     """The number that a clean text spells and nothing else; None where it spells more than a number."""
     if INTEGER.fullmatch(text):
@@ -54,20 +52,12 @@ def parse_number(text: str) -> Number | None:
             return _numeral(match)
         match = GROUPED.fullmatch(text)
         return _grouped(match) if match else None
-    match = FRACTION.fullmatch(text)
-    if match:
-        top = match["n1"] or match["n2"] or match["n3"] or match["n4"]
-        bottom = match["d1"] or match["d2"] or match["d3"] or match["d4"]
-        return Number(_signed(match["sign"], Fraction(int(top), int(bottom)))) if int(bottom) else None
-    match = MIXED.fullmatch(text)
-    if match:
-        top, bottom = match["n1"] or match["n2"] or match["n3"], match["d1"] or match["d2"] or match["d3"]
-        return (
-            Number(_signed(match["sign"], int(match["whole"]) + Fraction(int(top), int(bottom))))
-            if int(bottom)
-            else None
-        )
-    return None
+    match = FRACTION.fullmatch(text) or MIXED.fullmatch(text)
+    if not match:
+        return None
+    sign, *parts = match.groups()
+    *whole, top, bottom = (int(part) for part in parts if part)
+    return Number(_signed(sign, sum(whole) + Fraction(top, bottom))) if bottom else None
 
 
 def _numeral(match: re.Match[str]) -> Number | None:
@@ -77,12 +67,10 @@ def _numeral(match: re.Match[str]) -> Number | None:
     exponent = int(power.replace(" ", "")) if power else 0
     if abs(exponent) > MAX_EXPONENT:
         return None
-    places = len(decimals or "")
-    value = _shifted(int(whole + (decimals or "") or "0"), exponent - places)
-    value = _signed(sign, _signed(sign2, value))
     percent = percentage is not None
-    digits = places - exponent if decimals is not None or exponent < 0 else None
-    return Number(value / 100 if percent else value, digits + 2 if percent and digits is not None else digits, percent)
+    places = len(decimals or "") - exponent + 2 * percent
+    value = _signed(sign, _signed(sign2, _shifted(int(whole + (decimals or "") or "0"), -places)))
+    return Number(value, places if decimals is not None or exponent < 0 else None, percent)
 
 
 def _grouped(match: re.Match[str]) -> Number | None:
@@ -135,11 +123,15 @@ def close(gold: Number, answer: Number) -> bool:
     exact value that is no integer, or with a longer decimal, if it is its rounding. Noise of floating point (1e-9) is
     forgiven.
     """
-    if gold.value == answer.value:
+    left, right = (  # the values over one denominator: integers are quick to compare
+        gold.value.numerator * answer.value.denominator,
+        answer.value.numerator * gold.value.denominator,
+    )
+    if left == right:
         return True
     if gold.digits is None and answer.digits is None:
         return False
-    if _differ_by_a_percent(gold.value, answer.value):
+    if 100 * abs(left - right) > max(abs(left), abs(right)):  # most wrong answers; no rule below forgives a percent
         return False
     difference, scale = abs(gold.value - answer.value), max(abs(gold.value), abs(answer.value))
     if difference <= scale * Fraction(1, 10**9):
@@ -165,9 +157,3 @@ def close(gold: Number, answer: Number) -> bool:
             and difference <= scale * Fraction(15, 10**5)
         )
     return False
-
-
-def _differ_by_a_percent(one: Fraction, other: Fraction) -> bool:
-    """Whether no rule of `close` can take two values for each other; integers alone, as most wrong answers end here."""
-    left, right = one.numerator * other.denominator, other.numerator * one.denominator
-    return 100 * abs(left - right) > max(abs(left), abs(right))

@@ -15,8 +15,8 @@ from services.verifier.grading.choice import extract_choice, gold_letters, item_
 from services.verifier.grading.comparison import compare
 from services.verifier.grading.cost import MAX_DEPTH, MAX_LENGTH, SERVER_STEPS, Exhausted, allowance, nesting, refusal
 from services.verifier.grading.extraction import PROSE, extract_math, lone_number
-from services.verifier.grading.normal import INTEGER, clean, normal_form, squeeze, string_form
-from services.verifier.grading.numerals import numbers_equal, parse_number
+from services.verifier.grading.normal import INTEGER, normal_form, read, string_form
+from services.verifier.grading.numerals import numbers_equal
 from services.verifier.grading.parser import parse
 from services.verifier.grading.region import answer_region
 from services.verifier.grading.scalars import free_names
@@ -109,16 +109,14 @@ def decide_math(golds: Sequence[str], answer: str) -> Decision | Deferred:
         return Decision(Verdict.CORRECT, "string")
     if INTEGER.fullmatch(answer) and all(map(INTEGER.fullmatch, golds)):
         return Decision(Verdict.INCORRECT, "numeric")
-    written = clean(answer)
-    form, number = squeeze(written), parse_number(written)
+    written, form, number = read(answer)
     deferred: list[tuple[str, str]] = []
     method: Method = "string"
     heavy, refused = False, None
     for gold in golds:
-        wanted = clean(extract_gold(gold))
-        if squeeze(wanted) == form:
+        wanted, gold_form, gold_number = read(extract_gold(gold))
+        if gold_form == form:
             return Decision(Verdict.CORRECT, "string")
-        gold_number = parse_number(wanted)
         if gold_number is not None and number is not None:
             method = "numeric"
             if numbers_equal(gold_number, number):
