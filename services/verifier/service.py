@@ -9,11 +9,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from services.verifier.grading.choice import item_letters
-from services.verifier.grading.tiers import Decision, Deferred, Extracted, decide, extract, golds_of
+from services.verifier.grading.tiers import Decision, Deferred, Extracted, choices_of, decide, extract, golds_of
 from services.verifier.metrics import Metrics
 from services.verifier.pool import Expired, WorkerPool
 from services.verifier.settings import VerifierSettings
@@ -22,20 +20,12 @@ from shared.errors import Overloaded
 from shared.grading import Verdict, VerifyItem, VerifyResult
 from shared.telemetry import get_logger
 
-Key = tuple[str, tuple[str, ...], str | None, str, tuple[str, ...]]
+Key = tuple[str, tuple[str, ...], str | None, str | None, tuple[str, ...] | None]
 LOG = get_logger(__name__)
 STARVED = 0.7
 """Share of a deadline that a worker must have computed for its timeout to say something of the task."""
 SLICE_SECONDS = 0.002
 """How long the server grades before it lets the event loop turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """A decision; a timeout only holds for deadlines up to `deadline_ms`, a longer one is worth another try."""
-
-    decision: Decision
-    deadline_ms: float = math.inf
 
 
 class Verifier:
@@ -45,7 +35,8 @@ class Verifier:
         self._settings = settings
         self._pool = pool
         self._metrics = metrics
-        self._cache: OrderedDict[Key, Remembered] = OrderedDict()
+        self._cache: OrderedDict[Key, tuple[Decision, float]] = OrderedDict()
+        """Decisions, each with the longest deadline that it holds for: more time is worth another try."""
         self._twins: dict[tuple[Key, int], asyncio.Task[Decision]] = {}
         self._in_flight = 0
 
@@ -89,26 +80,21 @@ class Verifier:
     def _grade(self, item: VerifyItem) -> "Graded | Unsettled":
         start = time.perf_counter()
         extracted = extract(item)
-        key = (
-            item.kind,
-            golds_of(item),
-            extracted.answer,
-            item_letters(item.letters, item.choices) if item.kind == "choice" else "",
-            tuple(item.choices or ()),
-        )
+        key = (item.kind, golds_of(item), extracted.answer, item.letters, choices_of(item))
         deadline_ms = item.deadline_ms or self._settings.verifier_deadline_ms
-        known = self._cache.get(key)
-        if known is not None and deadline_ms <= known.deadline_ms:
-            self._cache.move_to_end(key)
-            self._metrics.cache_hits.inc()
-            return _graded(extracted, known.decision, start, cached=True)
+        if key in self._cache:
+            known, longest_ms = self._cache[key]
+            if deadline_ms <= longest_ms:
+                self._cache.move_to_end(key)
+                self._metrics.cache_hits.inc()
+                return _graded(extracted, known, start, cached=True)
         try:
             decision = decide(item, extracted)
         except Exception as error:
             LOG.exception("grading.failed", item=item.id, kind=item.kind)
             return _graded(extracted, Decision(Verdict.ERROR, None, f"The grader failed: {error!r}."[:200]), start)
         if isinstance(decision, Decision):
-            self._remember(key, Remembered(decision))
+            self._remember(key, decision)
             return _graded(extracted, decision, start)
         return Unsettled(key, decision, deadline_ms, extracted, start)
 
@@ -133,16 +119,16 @@ class Verifier:
         if isinstance(outcome, Expired):
             decision = Decision(Verdict.TIMEOUT, None, f"Not decided within {deadline_ms} ms.")
             if outcome.computed * 1000 >= STARVED * deadline_ms:
-                self._remember(key, Remembered(decision, deadline_ms))
+                self._remember(key, decision, deadline_ms)
             return decision
         if outcome.equal is None:
             return Decision(Verdict.ERROR, None, outcome.failure)
         decision = Decision(Verdict.CORRECT if outcome.equal else Verdict.INCORRECT, "symbolic")
-        self._remember(key, Remembered(decision))
+        self._remember(key, decision)
         return decision
 
-    def _remember(self, key: Key, decided: Remembered) -> None:
-        self._cache[key] = decided
+    def _remember(self, key: Key, decision: Decision, longest_ms: float = math.inf) -> None:
+        self._cache[key] = decision, longest_ms
         while len(self._cache) > self._settings.verifier_cache:
             self._cache.popitem(last=False)
 

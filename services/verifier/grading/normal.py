@@ -174,8 +174,8 @@ LAYOUT = re.compile(
 TIE = re.compile(r"(?<!\\)~")
 TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 PLAIN = re.compile(
-    r"(?:[-+/^{}()=%\d]++|\.(?=\d)|(?<=[\d)}\]]),(?= ?[-\d(\\])| (?! )|\\(?:frac|sqrt|pi)(?![A-Za-z])|\\[%$]"
-    r"|\[(?=[-\d(.\\])|(?<=[\d)}\]%])\])++"
+    r"(?:[-+/^{}()='_%\d]++|\.(?=\d)|(?<=[\w)}\]]),(?= ?[-\w(\\])| (?! )|\\(?:frac|sqrt|pi)(?![A-Za-z])|\\[%$]"
+    r"|(?<![A-Za-z])(?![xX] ?10)[A-Za-z](?![A-Za-z])|\[(?=[-\w(.\\])|(?<=[\w)}\]%])\])++"
 )
 """Formulas in which nothing is to be cleaned."""
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")

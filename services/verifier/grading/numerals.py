@@ -35,7 +35,7 @@ MIXED = re.compile(
 class Number(NamedTuple):
     """A numeral's exact value; `digits` is the count of decimals it was written with, None where it is exact."""
 
-    value: Fraction
+    value: Fraction | int
     digits: int | None = None
     percent: bool = False
 
@@ -43,7 +43,7 @@ class Number(NamedTuple):
 def parse_number(text: str) -> Number | None:
     """The number that a clean text spells and nothing else; None where it spells more than a number."""
     if INTEGER.fullmatch(text):
-        return Number(Fraction(int(text)))
+        return Number(int(text))
     if len(text) > MAX_DIGITS or not text or not any(map(str.isdigit, text)):
         return None
     if "/" not in text and "\\frac" not in text:
@@ -56,7 +56,7 @@ def parse_number(text: str) -> Number | None:
     if not match:
         return None
     sign, *parts = match.groups()
-    *whole, top, bottom = (int(part) for part in parts if part)
+    *whole, top, bottom = map(int, filter(None, parts))
     return Number(_signed(sign, sum(whole) + Fraction(top, bottom))) if bottom else None
 
 
@@ -83,11 +83,11 @@ def _grouped(match: re.Match[str]) -> Number | None:
     return Number(_signed(match["sign"], value), len(decimals) if decimals else None)
 
 
-def _shifted(digits: int, places: int) -> Fraction:
-    return Fraction(digits * 10**places) if places >= 0 else Fraction(digits, 10**-places)
+def _shifted(digits: int, places: int) -> Fraction | int:
+    return digits * 10**places if places >= 0 else Fraction(digits, 10**-places)
 
 
-def _signed(sign: str, value: Fraction) -> Fraction:
+def _signed(sign: str, value: Fraction | int) -> Fraction | int:
     return -value if sign == "-" else value
 
 
@@ -123,10 +123,9 @@ def close(gold: Number, answer: Number) -> bool:
     exact value that is no integer, or with a longer decimal, if it is its rounding. Noise of floating point (1e-9) is
     forgiven.
     """
-    left, right = (  # the values over one denominator: integers are quick to compare
-        gold.value.numerator * answer.value.denominator,
-        answer.value.numerator * gold.value.denominator,
-    )
+    top, bottom = gold.value.as_integer_ratio()
+    other_top, other_bottom = answer.value.as_integer_ratio()
+    left, right = top * other_bottom, other_top * bottom  # over one denominator: integers are quick to compare
     if left == right:
         return True
     if gold.digits is None and answer.digits is None:

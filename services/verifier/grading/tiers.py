@@ -58,17 +58,25 @@ def golds_of(item: VerifyItem) -> tuple[str, ...]:
     return (item.answer,) if isinstance(item.answer, str) else tuple(item.answer)
 
 
+def choices_of(item: VerifyItem) -> tuple[str, ...] | None:
+    """The texts of an item's options; None where it has none."""
+    return None if item.choices is None else tuple(item.choices)
+
+
 def extract(item: VerifyItem) -> Extracted:
     """Read the item's answer out of its response; a response that came before is not read again."""
-    choices = None if item.choices is None else tuple(item.choices)
     read = _read_again if len(item.response) <= MAX_REMEMBERED else _read
-    return read(item.kind, item.response, golds_of(item), item.letters, choices)
+    return read(item.kind, item.response, golds_of(item), item.letters, choices_of(item))
 
 
 def _read(
     kind: Kind, response: str, golds: tuple[str, ...], letters: str | None, choices: tuple[str, ...] | None
 ) -> Extracted:
     match kind:
+        case "math":
+            whole = response.strip()
+            answer = whole if whole and whole in map(str.strip, golds) else extract_math(response, golds)
+            return Extracted(answer, None if answer is None else normal_form(answer))
         case "choice":
             known = item_letters(letters, choices)
             several = any(len(gold_letters(gold, known, choices)) > 1 for gold in golds)
@@ -77,10 +85,6 @@ def _read(
         case "string":
             region = answer_region(response) or None
             return Extracted(region, region and string_form(region))
-        case "math":
-            whole = response.strip()
-            answer = whole if whole and whole in map(str.strip, golds) else extract_math(response, golds)
-            return Extracted(answer, None if answer is None else normal_form(answer))
 
 
 _read_again = lru_cache(maxsize=2_048)(_read)
@@ -92,6 +96,8 @@ def decide(item: VerifyItem, extracted: Extracted) -> Decision | Deferred:
     if answer is None:
         return Decision(Verdict.UNPARSABLE, None)
     match item.kind:
+        case "math":
+            return decide_math(golds_of(item), answer)
         case "choice":
             letters = item_letters(item.letters, item.choices)
             right = any(gold_letters(gold, letters, item.choices) == answer for gold in golds_of(item))
@@ -99,8 +105,6 @@ def decide(item: VerifyItem, extracted: Extracted) -> Decision | Deferred:
         case "string":
             right = any(string_form(gold) == extracted.normal_form for gold in golds_of(item))
             return Decision(_verdict(right), "string")
-        case "math":
-            return decide_math(golds_of(item), answer)
 
 
 def decide_math(golds: Sequence[str], answer: str) -> Decision | Deferred:

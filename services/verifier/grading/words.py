@@ -139,13 +139,16 @@ def is_known_phrase(text: str) -> bool:
     return len(text) < 60 and (phrase(text) in NAMED_SETS or phrase(text) in KNOWN_PHRASES)
 
 
+def _clock(text: str) -> re.Match[str] | None:
+    return CLOCK.fullmatch(TEXT_COMMAND.sub("", text).replace("{", "").replace("}", "").strip())
+
+
 def _same_time(gold: str, answer: str) -> bool | None:
     """Grade a time of day with `AM` or `PM`; None where the gold is none."""
-    wanted, found = (
-        CLOCK.fullmatch(TEXT_COMMAND.sub("", text).replace("{", "").replace("}", "").strip()) for text in (gold, answer)
-    )
+    wanted = _clock(gold)
     if wanted is None or wanted[3] is None:
         return None
+    found = _clock(answer)
     if found is None or wanted[2] != found[2]:
         return False
     hour = int(wanted[1]) % 12 + (12 if wanted[3].lower() == "p" else 0)
