@@ -4,7 +4,7 @@ import pytest
 
 from bench.hostile import hostile_items
 from services.verifier.grading.region import MAX_REGION, answer_region
-from services.verifier.grading.tiers import Decision, decide, extract
+from services.verifier.grading.tiers import Decision, Deferred, decide, decide_math, extract
 from services.verifier.metrics import Metrics
 from services.verifier.pool import Expired
 from services.verifier.service import Verifier
@@ -25,6 +25,15 @@ def test_a_hostile_item_is_decided_or_left_to_a_worker_and_never_correct(item: V
         decision = decide(hostile, extract(hostile))
         assert not isinstance(decision, Decision) or decision.verdict != Verdict.CORRECT
     assert len(answer_region(item.response)) <= MAX_REGION
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["{" * 40 + "Option", "{" * 25 + "x|x}" * 25, "C(" * 25 + "x" + ")" * 25, r"1\frac{" * 25 + "1" + "}{x}" * 25],
+)
+def test_what_would_be_read_twice_at_each_level_is_left_to_a_worker(answer: str) -> None:
+    decision = decide_math(("x^2 + 1",), answer)
+    assert isinstance(decision, Deferred) and decision.heavy
 
 
 class StarvedPool:

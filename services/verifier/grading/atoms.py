@@ -105,7 +105,7 @@ class Atoms(Reader):
             self._require(")")
             if len(items) == 2:
                 return Op("binomial" if name == "C" else "permutations", tuple(items))
-            self._at = start
+            self._go_back(start)
         return symbol(name)
 
     def _bracketed(self, token: Token) -> Node:
@@ -140,7 +140,8 @@ class Atoms(Reader):
                 items = [Op(name, (items[0], self.statement(("}",))))]
             self._require("}")
         except Unparsed:
-            self._at, self._depth, self._bars = start, depth, 1
+            self._go_back(start)
+            self._depth, self._bars = depth, 1
             items = self._items(("}", "|", ":"))
             if not self._is("|", ":") or not items:
                 raise

@@ -202,7 +202,7 @@ class Parser(Commands):
                 ):
                     return self._postfix(Num(node.value + top / bottom))
                 case _:
-                    self._at = start
+                    self._go_back(start)
         return None
 
     def _starts_factor(self) -> bool:

@@ -3,7 +3,7 @@ subscripts."""
 
 from fractions import Fraction
 
-from services.verifier.grading.cost import MAX_DEPTH
+from services.verifier.grading.cost import MAX_DEPTH, spend
 from services.verifier.grading.syntax import Group, Node, Num, Sym, Unparsed
 from services.verifier.grading.tokens import Token
 from services.verifier.grading.vocabulary import CONSTANTS, FUNCTIONS, SEPARATORS
@@ -31,6 +31,12 @@ class Reader:
         if token.kind != "end":
             self._at += 1
         return token
+
+    def _go_back(self, start: int) -> None:
+        """Stand at an earlier token again, to read on in another way. What is read twice costs steps: brackets in
+        brackets would be read twice at each level."""
+        spend(4 + self._at - start)
+        self._at = start
 
     def _is(self, *texts: str) -> bool:
         return self._now.text in texts and self._now.kind not in ("text", "end")

@@ -76,7 +76,7 @@ def literal(node: Node) -> Number | None:
             return (
                 None
                 if number is None
-                else Number(number.value / 100, None if number.digits is None else number.digits + 2, True)
+                else Number(Fraction(number.value, 100), None if number.digits is None else number.digits + 2, True)
             )
         case Op("degrees", (inner,)):
             return literal(inner)
@@ -98,7 +98,7 @@ def literal(node: Node) -> Number | None:
                 or below.digits is not None
             ):
                 return None
-            return Number(above.value / below.value)
+            return Number(Fraction(above.value, below.value))
         case Group(_, (single,)):
             return literal(single)
         case _:
