@@ -14,7 +14,7 @@ class Reader:
 
     def __init__(self, tokens: list[Token]) -> None:
         self._tokens = tokens
-        self._at = 0
+        self._at: int = 0
         self._depth = 0
         self._bars = 0
         self._differentials: int = 0
