@@ -15,8 +15,7 @@ from cli.local_stack import StackState, read_state, run_stack
 from cli.model import ensure_model
 from cli.ports import choose_free
 from cli.problems import Problems, choose_problems
-from cli.process import Child, Health
-from cli.progress import JobProgress, follow
+from cli.progress import HealthPrinter, JobProgress, follow
 from cli.report import build_table, compare, unpack_report
 from cli.settings import LocalSettings
 from shared.errors import DriftError
@@ -115,27 +114,3 @@ async def _cancel_unfinished(jobs: JobClient, console: Console) -> None:
             await jobs.cancel(job.id)
         elif job.state in (State.QUEUED, State.RUNNING):
             console.print(f"Job {job.id} ({job.name}) goes first; `drift cancel {job.id}` ends it.", highlight=False)
-
-
-class HealthPrinter:
-    """Prints each service's way to health, and each restart."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._begun = time.monotonic()
-
-    def __call__(self, child: Child) -> None:
-        seconds = time.monotonic() - self._begun
-        name, device = child.service.name, child.service.note
-        described = f"{name} ({device})" if device else name
-        match child.health:
-            case Health.HEALTHY:
-                self._console.print(f"[green]✓[/] {described} is healthy after {seconds:.0f} s", highlight=False)
-            case Health.RESTARTING:
-                self._console.print(
-                    f"[yellow]![/] {described} ended and is restarted; log: {child.log}", highlight=False
-                )
-            case Health.FAILED:
-                self._console.print(f"[red]✗[/] {described} failed; log: {child.log}", highlight=False)
-            case _:
-                pass

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from cli.client import Event, JobClient
+from cli.process import Child, Health
 from shared.errors import Unavailable
 from shared.status import JobStatus, State
 from shared.training import TrainingStatus
@@ -140,3 +141,27 @@ def _apply(event: Event, status: JobStatus) -> JobStatus:
             return status.model_copy(update={"trainings": [*others, training]})
         case _:
             return status
+
+
+class HealthPrinter:
+    """Prints each service's way to health, and each restart."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._begun = time.monotonic()
+
+    def __call__(self, child: Child) -> None:
+        seconds = time.monotonic() - self._begun
+        name, device = child.service.name, child.service.note
+        described = f"{name} ({device})" if device else name
+        match child.health:
+            case Health.HEALTHY:
+                self._console.print(f"[green]✓[/] {described} is healthy after {seconds:.0f} s", highlight=False)
+            case Health.RESTARTING:
+                self._console.print(
+                    f"[yellow]![/] {described} ended and is restarted; log: {child.log}", highlight=False
+                )
+            case Health.FAILED:
+                self._console.print(f"[red]✗[/] {described} failed; log: {child.log}", highlight=False)
+            case _:
+                pass

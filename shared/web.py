@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import DriftError
 from shared.rate import RateLimit
-from shared.schema import Schema
+from shared.schema import Schema, describe_faults
 from shared.telemetry import get_logger
 from shared.tracing import serving_span
 
@@ -178,12 +178,6 @@ class Guard:
 
 def _too_large(max_body: int) -> JSONResponse:
     return problem(413, f"The request body is larger than {max_body} bytes.", remedy="Send it in parts.")
-
-
-def describe_faults(faults: Sequence[Mapping[str, Any]]) -> str:
-    """pydantic's faults as one line: field and fault of each, at most twenty."""
-    named = [f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in faults[:20]]
-    return "; ".join(named)
 
 
 def equip(

@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.console import Json, Url, out, run
-from cli.doctor import examine
 from cli.job_file import write_job_file
 from cli.settings import LocalSettings
 from shared.settings import load_settings
@@ -39,6 +38,8 @@ def doctor(as_json: Json = False, url: Url = None) -> None:
 
     Example: drift doctor
     """
+    from cli.doctor import examine
+
     local = load_settings(LocalSettings)
     findings = run(examine(local.to_rollout_settings(), url or local.rollout_url))
     if as_json:

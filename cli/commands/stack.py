@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.console import Json, err, out, run
-from cli.demo import HealthPrinter, run_demo
 from cli.local_stack import StackState, read_state, run_stack
-from cli.model import ensure_model
 from cli.process import Health, ServiceFailed, tail
+from cli.progress import HealthPrinter
 from cli.settings import LocalSettings
 from shared.errors import DriftError
 from shared.settings import load_settings
@@ -37,6 +36,8 @@ def up(
 
     Example: drift up
     """
+    from cli.model import ensure_model
+
     settings = load_settings(LocalSettings)
     root = settings.stack_root.resolve()
     said = err if as_json else out
@@ -99,6 +100,8 @@ def demo(as_json: Json = False) -> None:
 
     Example: drift demo
     """
+    from cli.demo import run_demo
+
     ended = run(run_demo(load_settings(LocalSettings), err if as_json else out))
     if as_json:
         print(ended.model_dump_json())

@@ -8,13 +8,6 @@ import typer
 
 from cli.console import Json, Url, open_jobs, out, run
 from cli.settings import LocalSettings
-from cli.study.estimate import estimate, print_estimate
-from cli.study.ledger import Ledger
-from cli.study.plan import list_rollouts, list_tasks, plan_runs
-from cli.study.report import write_report
-from cli.study.results import collect
-from cli.study.runner import carry_out
-from cli.study.study_file import Study, load_study
 from shared.settings import load_settings
 
 
@@ -38,6 +31,18 @@ def study(
 
     Example: drift study examples/studies/miniature.yaml
     """
+    from cli.study.estimate import estimate, print_estimate
+    from cli.study.ledger import Ledger
+    from cli.study.plan import list_rollouts, list_tasks, plan_runs
+    from cli.study.report import write_report
+    from cli.study.results import collect
+    from cli.study.runner import carry_out
+    from cli.study.study_file import load_study
+
+    async def run_jobs() -> None:
+        async with open_jobs(url) as jobs:
+            await carry_out(whole, list_tasks(plan_runs(whole)), ledger, jobs, out)
+
     settings = load_settings(LocalSettings)
     whole = load_study(file, parity)
     if dry_run:
@@ -49,12 +54,7 @@ def study(
     if rollouts_of:
         ledger.adopt(Ledger(rollouts_of, whole.name), list_rollouts(plan_runs(whole)))
     if not report:
-        run(_carry_out(whole, ledger, url))
+        run(run_jobs())
     results = collect(whole, ledger)
     path = write_report(folder, results, f"drift study {file}" + (f" --parity {parity}" if parity else ""))
     print(json.dumps({"report": str(path)})) if as_json else out.print(f"Report: {path}", highlight=False)
-
-
-async def _carry_out(whole: Study, ledger: Ledger, url: str | None) -> None:
-    async with open_jobs(url) as jobs:
-        await carry_out(whole, list_tasks(plan_runs(whole)), ledger, jobs, out)

@@ -14,8 +14,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from shared.errors import SpecError
 from shared.job import DatasetSpec, JobSpec
-from shared.schema import Schema
-from shared.web import describe_faults
+from shared.schema import Schema, describe_faults
 
 Overlay = dict[str, JsonValue]
 """Part of a job: what is named replaces the base's, field by field."""

@@ -149,7 +149,7 @@ async def test_a_service_that_never_gets_healthy_fails_within_its_deadline_and_e
     def note(child: Child) -> None:
         changes.append((child.service.name, child.health))
 
-    sleeper = python("import time; print('waiting for godot', flush=True); time.sleep(600)")
+    sleeper = ["sh", "-c", "echo waiting for godot; exec sleep 600"]  # it speaks well before the deadline
     good = Service("good", sleeper, file_check(tmp_path))
     bad = Service("bad", sleeper, file_check(tmp_path / "no"), deadline_s=1.0)
     with pytest.raises(ServiceFailed, match=r"(?s)bad was not healthy within 1 s.*waiting for godot"):

@@ -21,7 +21,7 @@ from services.rollout.problems.presets import PRESETS
 from services.rollout.problems.row import parse_problem
 from shared.errors import DriftError, SpecError
 from shared.job import JobSpec
-from shared.web import describe_faults
+from shared.schema import describe_faults
 
 Check = Callable[[JobSpec], Awaitable[JobSpec]]
 """Raises `DriftError` for a spec that the API would refuse."""

@@ -14,10 +14,9 @@ from services.rollout.records import Filter, Records, TrajectoryRecord
 from shared.errors import SpecError
 from shared.grading import Verdict
 from shared.job import JobSpec
-from shared.schema import Schema
+from shared.schema import Schema, describe_faults
 from shared.status import JobStatus
 from shared.trajectory import ENDINGS, part_name
-from shared.web import describe_faults
 
 PAGE = 50
 _MOST_SHOWN = 64

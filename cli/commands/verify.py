@@ -1,4 +1,4 @@
-"""`drift verify`: grade one response here, or by a running verifier."""
+"""`drift verify`."""
 
 import asyncio
 import sys
@@ -7,14 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.console import Json
-from services.verifier.grading.tiers import Decision, decide, extract
-from services.verifier.metrics import Metrics
-from services.verifier.pool import WorkerPool
-from services.verifier.service import Verifier
-from services.verifier.settings import VerifierSettings
-from shared.grading import Verdict, VerifyItem, VerifyResult
-from shared.settings import load_settings
-from shared.verifier_client import VerifierClient
+from shared.grading import Verdict, VerifyItem
 
 
 def verify(
@@ -32,6 +25,8 @@ def verify(
 
     Example: drift verify 'It is \\boxed{1/2}' --answer 0.5
     """
+    from cli.grading import grade
+
     item = VerifyItem.model_validate(
         {
             "id": "cli",
@@ -42,8 +37,7 @@ def verify(
             "choices": choice,
         }
     )
-    settings = load_settings(VerifierSettings)
-    result = asyncio.run(_grade_remotely(item, url, settings) if url else _grade_locally(item, settings))
+    result = asyncio.run(grade(item, url))
     if as_json:
         typer.echo(result.model_dump_json())
     else:
@@ -54,28 +48,3 @@ def verify(
             + (f" ({result.detail})" if result.detail else "")
         )
     raise typer.Exit(0 if result.verdict == Verdict.CORRECT else 1 if result.verdict.decides else 3)
-
-
-async def _grade_remotely(item: VerifyItem, url: str, settings: VerifierSettings) -> VerifyResult:
-    key = settings.api_keys[0].get_secret_value() if settings.api_keys else None
-    async with VerifierClient(url, key) as client:
-        return (await client.verify([item]))[0]
-
-
-async def _grade_locally(item: VerifyItem, settings: VerifierSettings) -> VerifyResult:
-    """The server's tiers in this process; symbolic workers are started only where they are needed."""
-    extracted = extract(item)
-    decision = decide(item, extracted)
-    if isinstance(decision, Decision):
-        return VerifyResult(
-            id=item.id,
-            verdict=decision.verdict,
-            extracted=extracted.answer,
-            normal_form=extracted.normal_form,
-            method=decision.method,
-            ms=0.0,
-            detail=decision.detail,
-        )
-    metrics = Metrics()
-    async with WorkerPool(settings.model_copy(update={"verifier_workers": 1}), metrics) as pool:
-        return (await Verifier(settings, pool, metrics).verify([item]))[0]
