@@ -21,7 +21,7 @@ pytestmark = pytest.mark.docker
 
 KEY = "a-key-for-the-test-of-the-stack"
 TOKEN = {"Authorization": f"Bearer {KEY}"}
-GROUPS, SIBLINGS, STEPS = 32, 4, 4
+GROUPS, SIBLINGS, STEPS = 48, 4, 3
 LONG_RUNNING = ("gateway", "verifier", "rollout", "trainer", "engine", "redis")
 IMAGES = ("verifier", "rollout", "trainer", "model", "engine", "gateway")
 WEB_LIMIT_MB = 200
@@ -202,7 +202,7 @@ def test_a_job_survives_the_sudden_death_of_every_container(
         "dataset": {"problems": [problem.model_dump(exclude_none=True) for problem in made.train]},
         "protocol": {"max_turns": 3},
         "sampling": {"trajectories": SIBLINGS, "max_tokens": 24},
-        "train": {"steps": STEPS, "batch_size": 8, "learning_rate": 5e-5},
+        "train": {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-5},
         "evaluate": [{"problems": [problem.model_dump(exclude_none=True) for problem in made.test]}],
     }
     submitted = rollout.post("/v1/jobs", json=spec)
