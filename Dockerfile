@@ -77,10 +77,11 @@ ARG INSTALL
 ARG TORCH_INDEX=
 ARG TRAINER_LOCK=trainer
 USER root
+COPY requirements/images/engine-cpu.txt requirements/images/$TRAINER_LOCK.txt /locks/
 RUN --mount=type=bind,from=build,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=type=cache,target=/root/.cache \
-    --mount=type=bind,source=requirements/images,target=/locks --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
-    grep -Fxf /locks/engine-cpu.txt /locks/$TRAINER_LOCK.txt > /tmp/lock.txt && python -m venv --without-pip /opt/drift \
-    && $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /tmp/lock.txt && rm /tmp/lock.txt || \
+    --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
+    grep -Fxf /locks/engine-cpu.txt /locks/$TRAINER_LOCK.txt > /locks/torch.txt && python -m venv --without-pip /opt/drift \
+    && $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /locks/torch.txt || \
     { echo "If it is torch that was not found: set DRIFT_TORCH_INDEX to PyTorch's own wheel index."; exit 1; }
 
 FROM torch AS trainer
@@ -88,7 +89,7 @@ ARG INSTALL
 ARG TORCH_INDEX=
 ARG TRAINER_LOCK=trainer
 RUN --mount=type=bind,from=build,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=type=cache,target=/root/.cache \
-    --mount=type=bind,source=requirements/images,target=/locks --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
+    --mount=type=bind,source=deploy/docker/wheels,target=/wheels \
     $INSTALL --find-links /wheels ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} -r /locks/$TRAINER_LOCK.txt
 COPY shared shared
 COPY services/__init__.py services/__init__.py
@@ -104,8 +105,8 @@ CMD ["python", "-m", "services.trainer.agent"]
 FROM trainer AS model
 ARG INSTALL
 USER root
+COPY requirements/images/model.txt /locks/
 RUN --mount=type=bind,from=build,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=type=cache,target=/root/.cache \
-    --mount=type=bind,source=requirements/images,target=/locks \
     $INSTALL -r /locks/model.txt && python -m ensurepip > /dev/null
 COPY cli/__init__.py cli/gguf.py cli/keeper.py cli/model.py cli/
 USER drift
@@ -116,7 +117,6 @@ FROM torch AS engine-cpu
 ARG INSTALL
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends libgomp1 libnuma1 && rm -rf /var/lib/apt/lists/*
 RUN --mount=type=bind,from=build,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=type=cache,target=/root/.cache \
-    --mount=type=bind,source=requirements/images,target=/locks \
     $INSTALL -r /locks/engine-cpu.txt && python -m ensurepip > /dev/null
 USER drift
 # As cli/engine.py starts it: the model runs inside the engine's own process, on every core. What vLLM finds out about a
