@@ -7,43 +7,42 @@ micro-batch is one forest without padding where the model's attention allows it,
 where under causal attention no token looks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from services.trainer.attention import can_pack, see_forest, see_rows
+from services.trainer.cross_entropy import cross_entropy
 from services.trainer.forest import grow
 from services.trainer.plan import Example
-
-_CHUNK = 1024
-"""Most supervised positions whose logits are held at once."""
 
 
 class SupervisedModel:
     """A causal language model that gives -log p of targets, with logits for their positions only.
 
-    The input of the model's output layer is narrowed to these positions. More than `chunk` of them are taken chunk
-    by chunk, and their logits computed again in the backward pass; a model that does more to its logits than computing
-    them (some cap or scale them) takes all at once.
+    The input of the model's output layer is narrowed to these positions. `cross_entropy` takes the layer's place where
+    it is a plain matrix product, and holds no logits; a model that does more to them (some cap or scale them), or that
+    has an adapter there, gives all logits of these positions.
     """
 
-    def __init__(self, model: PreTrainedModel, device: torch.device, chunk: int = _CHUNK) -> None:
+    def __init__(self, model: PreTrainedModel, device: torch.device, part: int | None = None) -> None:
+        """`part`: tokens of the vocabulary at a time; None: as suits the device."""
         self.model = model
         self.device = device
-        self._chunk = chunk
+        self._part = part
         self.packs = can_pack(model)
         """Whether micro-batches are computed as forests."""
         self._places = self._targets = torch.zeros(0, dtype=torch.long)
         head = model.get_output_embeddings()
         assert head is not None
-        self.project: Callable[[Tensor], Tensor] = head.forward
-        """The output layer: [positions, hidden] to logits [positions, vocabulary]."""
-        self._in_chunks = _returns_logits_untouched(model, head, device)
-        head.forward = self._score if self._in_chunks else self._narrow
+        self._head = head
+        self._project = head.forward
+        self.scores = is_plain(head) and _returns_logits_untouched(model, head, device)
+        """Whether the output layer gives -log p in place of logits."""
+        head.forward = self._score if self.scores else self._narrow
 
     def sum_nll(self, examples: Sequence[Example]) -> Tensor:
         """sum_u -log p(u | what precedes it) of each example, float32, shape [examples].
@@ -93,20 +92,29 @@ class SupervisedModel:
         self._places = torch.tensor(places, device=self.device)
         self._targets = torch.tensor(targets, device=self.device)
         out: Tensor = self.model(use_cache=False, **inputs).logits
-        return out if self._in_chunks else _cross_entropy(out[0], self._targets)
-
-    def _narrow(self, hidden: Tensor) -> Tensor:
-        return self.project(hidden.flatten(0, 1).index_select(0, self._places))[None]
+        if self.scores:
+            return out
+        return functional.cross_entropy(out[0].float(), self._targets, reduction="none")
 
     def _score(self, hidden: Tensor) -> Tensor:
-        rows = hidden.flatten(0, 1).index_select(0, self._places)
-        if len(rows) <= self._chunk:
-            return self._score_chunk(rows, self._targets)
-        chunks = zip(rows.split(self._chunk), self._targets.split(self._chunk), strict=True)
-        return torch.cat([checkpoint(self._score_chunk, *chunk, use_reentrant=False) for chunk in chunks])
+        rows = self._supervised_rows(hidden)
+        if torch.is_autocast_enabled(rows.device.type):
+            rows = rows.to(torch.get_autocast_dtype(rows.device.type))
+        return cross_entropy(rows, self._head.weight, self._targets, self._part)
 
-    def _score_chunk(self, rows: Tensor, targets: Tensor) -> Tensor:
-        return _cross_entropy(self.project(rows), targets)
+    def _narrow(self, hidden: Tensor) -> Tensor:
+        rows = self._supervised_rows(hidden)
+        if is_plain(self._head):
+            return functional.linear(rows, self._head.weight.to(rows.dtype))[None]
+        return self._project(rows)[None]
+
+    def _supervised_rows(self, hidden: Tensor) -> Tensor:
+        return hidden.flatten(0, 1).index_select(0, self._places)
+
+
+def is_plain(head: nn.Module) -> bool:
+    """Whether an output layer is a matrix product and nothing else; its weights are then cast as they are used."""
+    return type(head) is nn.Linear and head.bias is None
 
 
 def weighted(nll: Tensor, examples: Sequence[Example]) -> Tensor:
@@ -114,10 +122,6 @@ def weighted(nll: Tensor, examples: Sequence[Example]) -> Tensor:
     if not examples:
         return nll.sum()
     return (nll * torch.tensor([example.coefficient for example in examples], device=nll.device)).sum()
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 @torch.no_grad()

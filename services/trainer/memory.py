@@ -13,18 +13,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from services.trainer.cross_entropy import PARTS
 from services.trainer.model import Sharding, list_parts
 from services.trainer.ranks import Ranks
 from shared.telemetry import get_logger
 
 FLOAT32 = 4
-LOGITS_AT_ONCE = 1024
-"""Positions whose logits exist at a time; the loss takes more of them chunk by chunk."""
 RESERVE = 0.9
 """Share of a device's memory that a training may plan with."""
 
 _LOGIT_BYTES = 3 * FLOAT32
-"""A logit of the chunk at hand: itself, its float32 copy or softmax, and its gradient."""
+"""A logit of the part of the vocabulary at hand: itself, its float32 copy or softmax, and its gradient."""
 
 _log = get_logger(__name__)
 
@@ -107,7 +106,7 @@ def estimate_memory(model: PreTrainedModel, ranks: int, sharding: Sharding, micr
         optimizer=math.ceil(2 * FLOAT32 * trained / ranks),
         gathered=_gathered(model, sharding) if ranks > 1 else 0,
         activations=micro_batch_tokens * kept,
-        logits=min(micro_batch_tokens, LOGITS_AT_ONCE) * config.vocab_size * _LOGIT_BYTES,
+        logits=micro_batch_tokens * min(PARTS["cuda"], config.vocab_size) * _LOGIT_BYTES,
     )
 
 

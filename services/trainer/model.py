@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from services.trainer.adapter import attach_adapter, base_of, begin_adapter
-from services.trainer.loss import SupervisedModel
+from services.trainer.loss import SupervisedModel, is_plain
 from services.trainer.orders import Dtype
 from services.trainer.population import Example
 from services.trainer.ranks import Ranks
@@ -132,10 +132,10 @@ def computing_in(model: PreTrainedModel, dtype: Dtype) -> Iterator[None]:
     """Forward and backward passes in `dtype`, gradients added up in float32.
 
     For bfloat16 a layer's weights are cast as it is entered, so that copies of all are never there at once where layers
-    are recomputed; of input embeddings the rows are cast that are looked up; what else is outside of the layers has its
-    copies all the while. A gradient goes to the float32 weight as soon as it is there, that of the input embeddings as
-    the few rows that it has: an output layer tied to them does not wait for it. Under FSDP the weights are cast as they
-    are used.
+    are recomputed; of input embeddings the rows are cast that are looked up, of a plain output layer the parts of the
+    vocabulary that are at hand; what else is outside of the layers has its copies all the while. A gradient goes to the
+    float32 weight as soon as it is there, that of the input embeddings as the few rows that it has. Under FSDP the
+    weights are cast as they are used.
     """
     if isinstance(model, FSDPModule):
         with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -156,7 +156,9 @@ def computing_in(model: PreTrainedModel, dtype: Dtype) -> Iterator[None]:
             stack.callback(layer.register_forward_pre_hook(cast.enter).remove)
             stack.callback(layer.register_forward_hook(cast.leave, always_call=True).remove)
         within = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        outside = [place for place in _places(model) if place[0] is not embeddings and id(place[2]) not in within]
+        head = model.get_output_embeddings()
+        apart = (embeddings, head) if head is not None and is_plain(head) else (embeddings,)
+        outside = [place for place in _places(model) if place[0] not in apart and id(place[2]) not in within]
         copies = {parameter: _copy(parameter) for _, _, parameter in outside}
         for module, name, parameter in outside:
             module._parameters[name] = copies[parameter]

@@ -1,5 +1,7 @@
 """The loss is the paper's, whatever the split; checked against a full computation in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from services.trainer import attention
+from services.trainer import attention, loss
+from services.trainer.cross_entropy import cross_entropy
 from services.trainer.loss import SupervisedModel, weighted
 from services.trainer.packing import split_batch
 from services.trainer.plan import make_plan
@@ -47,19 +50,19 @@ def expected(batch: list[Example]) -> tuple[float, list[Tensor]]:
 
 
 @settings(max_examples=20, deadline=None)
-@given(ranks=st.integers(1, 5), budget=st.integers(16, 600), packs=st.booleans(), chunk=st.sampled_from([3, 1024]))
+@given(ranks=st.integers(1, 5), budget=st.integers(16, 600), packs=st.booleans(), part=st.sampled_from([3, 1024]))
 def test_loss_and_gradient_are_those_of_the_full_computation_for_every_split(
-    batch: list[Example], expected: tuple[float, list[Tensor]], ranks: int, budget: int, packs: bool, chunk: int
+    batch: list[Example], expected: tuple[float, list[Tensor]], ranks: int, budget: int, packs: bool, part: int
 ) -> None:
     model = make_model().double()
-    supervised = SupervisedModel(model, CPU, chunk)
+    supervised = SupervisedModel(model, CPU, part)
     supervised.packs = packs
     loss = 0.0
     for share in split_batch(batch, ranks, budget, packs):
         for micro in share:
-            part = weighted(supervised.sum_nll(micro).double(), micro)
-            part.backward()
-            loss += float(part.detach())
+            contribution = weighted(supervised.sum_nll(micro).double(), micro)
+            contribution.backward()
+            loss += float(contribution.detach())
     assert loss == pytest.approx(expected[0], rel=1e-5)  # the loss itself is computed in float32
     for computed, wanted in zip(gradients(model), expected[1], strict=True):
         torch.testing.assert_close(computed, wanted, rtol=1e-4, atol=1e-6)
@@ -117,16 +120,18 @@ def test_a_model_that_caps_its_logits_is_trained_on_the_capped_ones(batch: list[
     torch.testing.assert_close(nll, wanted)
 
 
-@pytest.mark.parametrize("chunk", [1024, 16])
-def test_logits_are_computed_for_supervised_positions_only(batch: list[Example], chunk: int) -> None:
-    model = make_model()
+def test_logits_are_computed_for_supervised_positions_only(
+    batch: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
     computed: list[int] = []
-    project = model.lm_head.forward
-    supervised = SupervisedModel(model, CPU, chunk)
-    supervised.project = lambda rows: computed.append(len(rows)) or project(rows)
-    supervised.sum_nll(batch)
-    assert sum(computed) == sum(stop - start for example in batch for start, stop in example.spans)
-    assert max(computed) <= chunk
+
+    def count(rows: Tensor, *rest: Any) -> Tensor:
+        computed.append(len(rows))
+        return cross_entropy(rows, *rest)
+
+    monkeypatch.setattr(loss, "cross_entropy", count)
+    SupervisedModel(make_model(), CPU).sum_nll(batch)
+    assert computed == [sum(stop - start for example in batch for start, stop in example.spans)]
 
 
 def test_tokens_outside_the_spans_are_never_targets() -> None:
