@@ -4,10 +4,12 @@
 
 atheris has wheels for Linux on x86-64 only, so it is no dependency. Bytes become a gold answer and a response made of
 scraps of real answers. What must hold: a decision is reached in bounded steps, no step takes seconds (libFuzzer's
-`-timeout`), an answer equals itself, and what the guard lets through is short and shallow.
+`-timeout`), an answer equals itself, and what the guard lets through is short and shallow. An input that breaks one of
+these is kept in .drift/fuzz.
 """
 
 import sys
+from pathlib import Path
 
 try:
     import atheris  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
@@ -61,5 +63,7 @@ def check(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    atheris.Setup([sys.argv[0], "-timeout=5", "-max_len=400", *sys.argv[1:]], check)
+    found = Path(".drift/fuzz")
+    found.mkdir(parents=True, exist_ok=True)
+    atheris.Setup([sys.argv[0], "-timeout=5", "-max_len=400", f"-artifact_prefix={found}/", *sys.argv[1:]], check)
     atheris.Fuzz()
