@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-PARTS = {"cpu": 1 << 10, "cuda": 1 << 13}
-"""Tokens of the vocabulary at a time: on a CPU few enough for the cache, on a GPU enough to keep it busy."""
+PARTS = {"cpu": 1 << 12, "cuda": 1 << 13}
+"""Tokens of the vocabulary at a time: few enough for a cache, enough to keep threads or a GPU busy."""
 
 
 def cross_entropy(rows: Tensor, weight: Tensor, targets: Tensor, part: int | None = None) -> Tensor:
