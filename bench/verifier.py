@@ -69,15 +69,25 @@ class Report:
 
 
 WARM_UP = [
-    Case("math", f"{number}/7", response, correct=True)
-    for number in range(1, 41)
-    for response in (
-        rf"We find $x$. So it is \boxed{{\frac{{{number}}}{{7}}}}.",
-        f"We add them.\nThe answer is {number}.",
-        f"${number}+x$",
+    Case("math", gold.replace("N", str(number)), response.replace("N", str(number)), correct=True)
+    for number in range(11, 51)
+    for gold, response in (
+        (r"\frac{N}{7}", r"We find $x$. So it is $\boxed{\frac{N}{7}}$."),
+        ("N/7", "We add them.\nThe answer is N."),
+        ("N+x", "$N+x$"),
+        ("N", "<think>\nIt is N or so.\n</think>\n<answer> N </answer>"),
+        ("N.5", "Hence the mean of all is N.50 in the end"),
+        (r"N\%", r"That makes \boxed{N\%} of them."),
+        (r"\$N", "**Answer:** N dollars"),
+        ("(N, 2)", r"The point is $\boxed{(N,2)}$"),
+        (r"[-1, N)", r"\[ \boxed{[-1,N)} \]"),
+        ("x = N", r"Therefore, $x=N$."),
+        (r"N\sqrt{3}", r"It is \boxed{N\sqrt{3}}."),
+        ("N^2", r"\(N^{2}\)"),
     )
 ]
-"""Neither grader is timed on its first steps: both grade these rows before, and nothing of them comes back."""
+"""Neither grader is timed on its first steps, which a server that runs for days takes once: both grade these rows
+before, of many shapes, and nothing of them comes back."""
 
 
 def load(path: Path) -> list[Case]:
