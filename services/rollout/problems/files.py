@@ -36,7 +36,9 @@ def find_file(data_root: Path, name: str) -> Path:
     if _reader_of(name) is None:
         raise DatasetError(f"{name} has an unknown format.", remedy=f"Use {', '.join(_READERS)}.")
     if not found:
-        raise DatasetError(f"{name} is not in DRIFT_DATA_ROOT.", remedy="Put it there, or correct the name.")
+        raise DatasetError(
+            f"{name} is not in DRIFT_DATA_ROOT, which is {root}.", remedy="Put it there, or correct the name."
+        )
     return path
 
 
