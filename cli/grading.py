@@ -3,7 +3,7 @@
 from services.verifier.grading.tiers import Decision, decide, extract
 from services.verifier.metrics import Metrics
 from services.verifier.pool import WorkerPool
-from services.verifier.service import Verifier
+from services.verifier.service import Graded, Verifier
 from services.verifier.settings import VerifierSettings
 from shared.grading import VerifyItem, VerifyResult
 from shared.settings import load_settings
@@ -27,15 +27,7 @@ async def _grade_locally(item: VerifyItem, settings: VerifierSettings) -> Verify
     extracted = extract(item)
     decision = decide(item, extracted)
     if isinstance(decision, Decision):
-        return VerifyResult(
-            id=item.id,
-            verdict=decision.verdict,
-            extracted=extracted.answer,
-            normal_form=extracted.normal_form,
-            method=decision.method,
-            ms=0.0,
-            detail=decision.detail,
-        )
+        return Graded(extracted, decision, ms=0.0, cached=False).result(item)
     metrics = Metrics()
     async with WorkerPool(settings.model_copy(update={"verifier_workers": 1}), metrics) as pool:
         return (await Verifier(settings, pool, metrics).verify([item]))[0]

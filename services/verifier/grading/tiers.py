@@ -65,8 +65,8 @@ def choices_of(item: VerifyItem) -> tuple[str, ...] | None:
 
 def extract(item: VerifyItem) -> Extracted:
     """Read the item's answer out of its response; a response that came before is not read again."""
-    read = _read_again if len(item.response) <= MAX_REMEMBERED else _read
-    return read(item.kind, item.response, golds_of(item), item.letters, choices_of(item))
+    extractor = _read_again if len(item.response) <= MAX_REMEMBERED else _read
+    return extractor(item.kind, item.response, golds_of(item), item.letters, choices_of(item))
 
 
 def _read(
