@@ -21,10 +21,11 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.optim import Optimizer
 
 from services.trainer.orders import Dtype
-from services.trainer.ranks import Ranks
+from services.trainer.ranks import Ranks, RanksSilent
 from shared.errors import Unavailable
 from shared.schema import Schema
 from shared.shards import sync_folder
@@ -123,13 +124,16 @@ class Saver:
         self._pending = self._committer.submit(self._commit, written, temporary, folder, cursor)
 
     def finish(self) -> None:
-        """Wait until what was begun is durable or has failed, see `fault`; raises `Unavailable` at the deadline."""
+        """Wait until what was begun is durable or has failed, see `fault`.
+
+        Raises `Unavailable` where the disk does not answer, and RuntimeError where a rank does not: known first.
+        """
         if self._pending:
             try:
-                self._pending.result(self._timeout_s)
+                self._pending.result(2 * self._timeout_s)
             except TimeoutError:
                 raise Unavailable(
-                    f"A checkpoint has not been written within {self._timeout_s:.0f} s.",
+                    f"A checkpoint has not been written within {2 * self._timeout_s:.0f} s.",
                     remedy="See whether the disk of DRIFT_RUNS_ROOT answers, or raise DRIFT_COLLECTIVE_TIMEOUT_S.",
                 ) from None
             self._pending = None
@@ -143,11 +147,20 @@ class Saver:
                 write_durably(temporary / "cursor.json", sealed.model_dump_json())
                 publish_folder(temporary, folder)
                 prune(folder.parent, self._keep, cursor.task)
-        except Exception as error:  # noqa: BLE001 - a full disk must not end a training that is well
-            self.fault = f"{type(error).__name__}: {error}"
+        except (Exception, CheckpointException) as error:  # a full disk must not end a training that is well
+            if isinstance(self._ranks.explain(error), RanksSilent):
+                raise
+            self.fault = _describe(error)
             _log.error("checkpoint failed", folder=str(folder), fault=self.fault)
             if self._ranks.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _describe(error: BaseException) -> str:
+    """What went wrong, in one line; what torch collects from the ranks has a traceback of each."""
+    if isinstance(error, CheckpointException):
+        return "; ".join(f"rank {rank}: {_describe(fault)}" for rank, (fault, _) in error.failures.items())
+    return f"{type(error).__name__}: {error}"
 
 
 def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:

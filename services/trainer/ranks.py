@@ -27,9 +27,12 @@ class Ranks:
     timeout_s: float = 900.0
     """Deadline of each wait for the others."""
 
-    def explain(self, error: Exception) -> Exception:
+    def explain(self, error: BaseException) -> BaseException:
         """The error itself, or what it means where it is the deadline of a collective."""
-        if not isinstance(error, RuntimeError) or "timed out" not in str(error).lower():
+        text = str(error).lower()
+        if not isinstance(error, RuntimeError) or not any(
+            word in text for word in ("timed out", "timing out", "timeout")
+        ):
             return error
         return RanksSilent(
             f"Rank {self.rank} has waited {self.timeout_s:.0f} s for the other ranks in vain: "

@@ -8,10 +8,11 @@ import torch
 import torch.distributed as dist
 from structlog.testing import CapturingLogger
 from torch import nn
+from torch.distributed.checkpoint import FileSystemWriter
 
 from services.trainer import checkpoint
 from services.trainer.checkpoint import Cursor, Saver, find_latest, load, prune, step_folder
-from services.trainer.ranks import Ranks
+from services.trainer.ranks import Ranks, RanksSilent
 from shared.returns import ReturnSpec
 from shared.training import TrainingTask, TrainSpec
 
@@ -130,9 +131,12 @@ def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_it_used(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("broken", ["write_durably", "publish_folder"])
+@pytest.mark.parametrize(
+    ("writer", "broken"),
+    [(FileSystemWriter, "write_data"), (checkpoint, "write_durably"), (checkpoint, "publish_folder")],
+)
 def test_a_save_that_fails_leaves_the_one_before_and_the_training_alone(
-    saver: Saver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+    saver: Saver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: object, broken: str
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError("no space left on device")
@@ -143,10 +147,10 @@ def test_a_save_that_fails_leaves_the_one_before_and_the_training_alone(
     saver.finish()
     student.learn()
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, broken, fail)
+        patch.setattr(writer, broken, fail)
         student.save(saver, tmp_path)
         saver.finish()
-    assert saver.fault is not None and "no space left" in saver.fault
+    assert saver.fault is not None and saver.fault.endswith("OSError: no space left on device")
     latest = find_latest(tmp_path, TASK)
     assert latest is not None and latest[1].model_copy(update={"checksums": {}}) == first
     assert [folder.name for folder in tmp_path.iterdir()] == ["step-000001"]
@@ -154,3 +158,21 @@ def test_a_save_that_fails_leaves_the_one_before_and_the_training_alone(
     student.save(saver, tmp_path)
     saver.finish()
     assert saver.fault is None and (tmp_path / "step-000003").is_dir()
+
+
+def test_a_rank_that_falls_silent_while_a_checkpoint_is_written_is_said_to_be_silent(
+    saver: Saver, ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the disk is not blamed for it."""
+
+    def wait_in_vain(*_: object) -> None:
+        raise RuntimeError("Timed out waiting 5000ms for recv operation to complete")
+
+    student = Student()
+    student.learn()
+    monkeypatch.setattr(checkpoint, "write_durably", wait_in_vain)
+    student.save(saver, tmp_path)
+    with pytest.raises(RuntimeError) as silence:
+        saver.finish()
+    assert isinstance(ranks.explain(silence.value), RanksSilent)
+    assert saver.fault is None
