@@ -10,7 +10,8 @@ that gets slower meanwhile favours neither. Memory is the peak resident set of o
 ranks, the larger one's.
 
 Without `--dataset` the trajectories are made up with the lengths of the demo's: prompts of 60 to 150 tokens, of which
-all share the first 24, up to five turns of up to eight tokens, groups of eight.
+all share the first 24, up to five turns of up to eight tokens, groups of eight. The trainer's own settings hold here,
+too: `DRIFT_TRAINER_COMPILE=1` measures it compiled.
 """
 
 import argparse
@@ -113,10 +114,12 @@ def begin(arguments: argparse.Namespace, ranks: Ranks, dtype: str | None) -> "Ex
         job="bench", stage=0, model=arguments.model, tokenizer=arguments.model, groups=1, group_size=1,
         train=TrainSpec(batch_size=arguments.batch_size), returns=ReturnSpec(),
     )  # fmt: skip
-    budget = TrainerSettings().micro_batch_tokens
-    return Executor(
-        ranks, Begin.model_validate({"task": task, "dtype": dtype, "checkpoint": None, "micro_batch_tokens": budget})
-    )
+    settings = TrainerSettings()
+    order = {
+        "task": task, "dtype": dtype, "checkpoint": None,
+        "micro_batch_tokens": settings.micro_batch_tokens, "compile": settings.trainer_compile,
+    }  # fmt: skip
+    return Executor(ranks, Begin.model_validate(order))
 
 
 def measure_ours(arguments: argparse.Namespace) -> Figures:

@@ -86,6 +86,7 @@ def cut_blocks(forest: Forest) -> Blocks:
     return Blocks([torch.tensor(block) for block in keys], padded, bias[:, None, None])
 
 
+@torch.compiler.disable
 def attend_in_forest(
     module: nn.Module,
     query: Tensor,

@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel
 
 from services.trainer import checkpoint
+from services.trainer.compiled import compile_layers
 from services.trainer.export import export
 from services.trainer.loss import SupervisedModel, weighted
 from services.trainer.memory import choose_sharding
@@ -78,6 +79,10 @@ class Executor:
         self._keeps_gradients = ranks.device.type == "cpu"
         self._allocate()
         self.dtype: Dtype = begin.dtype or choose_dtype(self._supervised, ranks)
+        if begin.compile:
+            self._in_unison(
+                "compiled model", lambda: compile_layers(self.model), "Install one, or leave DRIFT_TRAINER_COMPILE out."
+            )
         if begin.checkpoint:
             folder = Path(begin.checkpoint)
             self._in_unison(

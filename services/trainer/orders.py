@@ -31,6 +31,8 @@ class Begin(Schema):
     checkpoint: str | None
     micro_batch_tokens: int = 1024
     """Most tokens of a forward pass, for the estimate of memory."""
+    compile: bool = False
+    """Whether layers are compiled."""
 
 
 class Step(Schema):

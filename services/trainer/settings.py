@@ -23,6 +23,8 @@ class TrainerSettings(RecorderSettings):
 
     trainer_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Dtype of the matrix products; weights and optimiser are float32. `auto`: bfloat16 on GPU, measured on CPU."""
+    trainer_compile: bool = False
+    """Compile each layer with torch.compile, which takes a while at the start and needs a C++ compiler."""
     trainer_threads: int = 0
     """CPU threads of a rank; 0 shares the machine's cores evenly among its ranks."""
     micro_batch_tokens: int = 1024

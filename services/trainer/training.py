@@ -94,7 +94,13 @@ class Training:
         dtype = self._attempt.dtype or (None if setting == "auto" else setting)
         restored = str(latest[0]) if latest else None
         dtype = self._crew.begin(
-            Begin(task=task, dtype=dtype, checkpoint=restored, micro_batch_tokens=self._settings.micro_batch_tokens)
+            Begin(
+                task=task,
+                dtype=dtype,
+                checkpoint=restored,
+                micro_batch_tokens=self._settings.micro_batch_tokens,
+                compile=self._settings.trainer_compile,
+            )
         )
         self._note(dtype=dtype)
         self._base = identify(base_of(task.model)) if task.train.lora else None

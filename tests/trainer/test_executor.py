@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from services.trainer.executor import Executor, TrainingError
 from services.trainer.orders import Begin, Step
@@ -36,6 +37,10 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> TrainingTask:
 
 def begin(ranks: Ranks, task: TrainingTask, folder: Path | None = None) -> Executor:
     return Executor(ranks, Begin(task=task, dtype="float32", checkpoint=str(folder) if folder else None))
+
+
+def begin_compiled(ranks: Ranks, task: TrainingTask) -> Executor:
+    return Executor(ranks, Begin(task=task, dtype="float32", checkpoint=None, compile=True))
 
 
 def orders(task: TrainingTask) -> list[Step]:
@@ -76,3 +81,25 @@ def test_an_exploding_gradient_changes_nothing_and_names_trajectories(ranks: Ran
 def test_a_model_that_cannot_be_loaded_is_named_with_a_remedy(ranks: Ranks, task: TrainingTask, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"Could not load the model .*nothing.*safetensors"):
         begin(ranks, task.model_copy(update={"model": str(tmp_path / "nothing")}))
+
+
+def test_compiled_layers_give_the_same_gradients_for_every_length(ranks: Ranks, task: TrainingTask) -> None:
+    plain, compiled = begin(ranks, task), begin_compiled(ranks, task)
+    counters.clear()
+    graphs: list[int] = []
+    for order in orders(task)[:3]:
+        for executor in (plain, compiled):
+            executor.optimizer.zero_grad()
+            executor.backward(order)
+        for one, other in zip(plain.model.parameters(), compiled.model.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0 and graphs == [graphs[0]] * 3, "another length was compiled anew"
+
+
+def test_without_a_compiler_compiling_is_refused_with_the_remedy(
+    ranks: Ranks, task: TrainingTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(TrainingError, match=r"needs a C\+\+ compiler.*DRIFT_TRAINER_COMPILE"):
+        begin_compiled(ranks, task)
