@@ -57,7 +57,8 @@ class Courier:
         self._loop = asyncio.new_event_loop()
         self._work: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
-        self._reclaimed = False
+        self._taken: set[str] = set()
+        """Entries of the tasks that were handed out and are not finished."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -92,6 +93,7 @@ class Courier:
     def finish(self, assignment: Assignment) -> None:
         """Take the task off the stream; its final status has been reported."""
         self._call(lambda: self._finish(assignment.entry))
+        self._taken.remove(assignment.entry)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -149,22 +151,22 @@ class Courier:
 
     async def _next_task(self, wait_s: float) -> Assignment | None:
         await ensure_group(self._redis, keys.TRAININGS, keys.TRAINER_GROUP)
-        if not self._reclaimed:
-            _, entries, *_ = await self._redis.xautoclaim(
-                keys.TRAININGS, keys.TRAINER_GROUP, _CONSUMER, min_idle_time=0, count=1
-            )
-            self._reclaimed = not entries
-        else:
+        for start in ("0", ">"):  # what is pending first: left by a crash, or its answer was lost on the way from Redis
             answer = await self._redis.xreadgroup(
-                keys.TRAINER_GROUP, _CONSUMER, {keys.TRAININGS: ">"}, count=1, block=max(1, int(wait_s * 1000))
+                keys.TRAINER_GROUP, _CONSUMER, {keys.TRAININGS: start}, block=max(1, int(wait_s * 1000))
             )
             entries = [entry for _, entries in cast(Answer, answer or []) for entry in entries]
-        for entry, fields in entries:
-            try:
-                return Assignment(entry, TrainingTask.model_validate_json(fields.get("task", "")))
-            except ValidationError as error:
-                _log.error("task refused", entry=entry, fields=fields, error=str(error))
-                await self._finish(entry)
+            for entry, fields in entries:
+                if entry in self._taken:
+                    continue
+                try:
+                    assignment = Assignment(entry, TrainingTask.model_validate_json(fields.get("task", "")))
+                except ValidationError as error:
+                    _log.error("task refused", entry=entry, fields=fields, error=str(error))
+                    await self._finish(entry)
+                    continue
+                self._taken.add(entry)
+                return assignment
         return None
 
     async def _report(self, job: str, status: TrainingStatus) -> None:
