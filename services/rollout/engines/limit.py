@@ -51,8 +51,10 @@ class Limit:
             # Twice in a row: requests that have only just arrived count as waiting, too.
             self._set(in_flight * (load.running + wanted) // (load.running + load.waiting))
         elif load.waiting < wanted and 2 * in_flight >= self.value and load.cache_usage < FULL_CACHE:
-            # Half of them in flight is enough to ask for more: the others' answers are being graded.
-            self._set(self.value + (self.value if load.waiting == 0 else wanted // 2))
+            # Half of them in flight is enough to ask for more: the others' answers are being graded. Twice as much only
+            # when it has counted what it was sent, which vLLM does after a step: one full of prompts takes seconds.
+            counted = 4 * (load.running + load.waiting) >= 3 * in_flight
+            self._set(self.value + (self.value if load.waiting == 0 and counted else wanted // 2))
         self._crowded = crowded
 
     def _set(self, value: int) -> None:

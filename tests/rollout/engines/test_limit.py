@@ -55,6 +55,14 @@ def test_answers_that_are_being_graded_do_not_keep_the_engine_hungry() -> None:
     assert all(load.running == 256 for load in settled)
 
 
+@given(running=st.integers(0, 64), looks=st.integers(1, 20))
+def test_figures_from_before_the_last_requests_arrived_do_not_double_them(running: int, looks: int) -> None:
+    limit = Limit(floor=128, ceiling=4096)
+    for _ in range(looks):
+        limit.update(Load(running, waiting=0), in_flight=limit.value)
+    assert limit.value <= 128 + looks * LEAST_QUEUE
+
+
 def test_one_look_at_a_burst_of_arrivals_changes_nothing() -> None:
     limit = Limit(floor=16, ceiling=4096)
     limit.update(Load(running=64, waiting=64), in_flight=64)
