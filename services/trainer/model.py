@@ -144,7 +144,7 @@ def computing_in(model: PreTrainedModel, dtype: Dtype) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         embeddings = model.get_input_embeddings()
         if isinstance(embeddings, nn.Embedding):
-            embeddings.sparse = True
+            embeddings.sparse = embeddings.weight.grad is not None  # AdamW needs a dense one to add the rows to
             stack.callback(setattr, embeddings, "sparse", False)
         if dtype == "float32":
             yield

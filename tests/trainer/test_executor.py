@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._dynamo.utils import counters
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from services.trainer.executor import Executor, TrainingError
 from services.trainer.orders import Begin, Step
@@ -81,6 +82,21 @@ def test_an_exploding_gradient_changes_nothing_and_names_trajectories(ranks: Ran
 def test_a_model_that_cannot_be_loaded_is_named_with_a_remedy(ranks: Ranks, task: TrainingTask, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"Could not load the model .*nothing.*safetensors"):
         begin(ranks, task.model_copy(update={"model": str(tmp_path / "nothing")}))
+
+
+def test_gradients_may_be_made_anew_in_each_step_as_on_a_gpu_for_weights_that_are_not_tied_too(
+    ranks: Ranks, task: TrainingTask, tmp_path: Path
+) -> None:
+    config = AutoConfig.from_pretrained(task.model, tie_word_embeddings=False)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    kept, anew = (begin(ranks, task.model_copy(update={"model": str(tmp_path)})) for _ in range(2))
+    for order in orders(task)[:2]:
+        anew.optimizer.zero_grad()
+        kept.step(order)
+        anew.step(order)
+    wanted = weights(kept)
+    for name, weight in weights(anew).items():
+        torch.testing.assert_close(weight, wanted[name])
 
 
 def test_compiled_layers_give_the_same_gradients_for_every_length(ranks: Ranks, task: TrainingTask) -> None:
