@@ -76,7 +76,9 @@ def find_latest(stage: Path, task: TrainingTask) -> tuple[Path, Cursor] | None:
         else:
             fault = cursor
         _log.error("checkpoint is damaged: the one before it is used", checkpoint=str(folder), fault=fault)
-        folder.rename(folder.with_name(f"corrupt-{folder.name}"))
+        corrupt = folder.with_name(f"corrupt-{folder.name}")
+        shutil.rmtree(corrupt, ignore_errors=True)
+        folder.rename(corrupt)
     return None
 
 
@@ -117,7 +119,6 @@ class Saver:
         temporary = folder.with_name(f".{folder.name}.tmp")
         if self._ranks.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
         self._ranks.barrier()
         written = dcp.async_save(_state(model, optimizer), checkpoint_id=temporary, process_group=self._group)
         assert isinstance(written, Future)
@@ -208,7 +209,7 @@ def make_moments(optimizer: Optimizer) -> None:
         for parameter in group["params"]:
             moments = optimizer.state[parameter]
             if not moments:
-                moments["step"] = torch.tensor(0.0)
+                moments["step"] = torch.zeros((), device=parameter.device)  # a fused kernel reads it there
                 moments["exp_avg"] = torch.zeros_like(parameter)
                 moments["exp_avg_sq"] = torch.zeros_like(parameter)
 

@@ -1,5 +1,6 @@
 """Promises of checkpoints: the very same state comes back, whole or not at all, and a failed save harms nothing."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 from torch.distributed.checkpoint import FileSystemWriter
 
 from services.trainer import checkpoint
-from services.trainer.checkpoint import Cursor, Saver, find_latest, load, prune, step_folder
+from services.trainer.checkpoint import Cursor, Saver, find_latest, load, make_moments, prune, step_folder
 from services.trainer.ranks import Ranks, RanksSilent
 from shared.returns import ReturnSpec
 from shared.training import TrainingTask, TrainSpec
@@ -31,6 +32,14 @@ def ranks() -> Iterator[Ranks]:
 @pytest.fixture
 def saver(ranks: Ranks) -> Saver:
     return Saver(ranks, keep=2, timeout_s=20)
+
+
+def test_the_moments_are_where_the_weights_are() -> None:
+    """A fused AdamW's count of steps, too: on a GPU its kernel reads it there."""
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.empty(3, device="meta"))])
+    make_moments(optimizer)
+    [moments] = optimizer.state.values()
+    assert {moment.device.type for moment in moments.values()} == {"meta"}
 
 
 class Student:
@@ -127,18 +136,28 @@ def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_it_used(
     saver.finish()
     left = ["corrupt-step-000002", "step-000001", "step-000003"]
     assert sorted(folder.name for folder in tmp_path.iterdir()) == left
+    shutil.copytree(step_folder(tmp_path, 3), step_folder(tmp_path, 2))
+    (step_folder(tmp_path, 3) / "cursor.json").write_text("{")
+    (step_folder(tmp_path, 2) / "cursor.json").write_text("{")
+    latest = find_latest(tmp_path, TASK)
+    assert latest is not None and latest[1].step == 1, "one of the same step had been set aside before"
     prune(tmp_path, 0, TASK)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("writer", "broken"),
-    [(FileSystemWriter, "write_data"), (checkpoint, "write_durably"), (checkpoint, "publish_folder")],
+    [
+        (Path, "mkdir"),
+        (FileSystemWriter, "write_data"),
+        (checkpoint, "write_durably"),
+        (checkpoint, "publish_folder"),
+    ],
 )
 def test_a_save_that_fails_leaves_the_one_before_and_the_training_alone(
     saver: Saver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: object, broken: str
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
     student = Student()
