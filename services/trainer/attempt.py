@@ -4,10 +4,14 @@ It keeps a training that kills its trainer from being started for ever, the dtyp
 finished training from being done again where a crash came between its end and the task's.
 """
 
+import errno
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from services.trainer.checkpoint import write_durably
 from services.trainer.orders import Dtype
+from shared.errors import Unavailable
 from shared.schema import Schema
 from shared.training import TrainingStatus, TrainingTask
 
@@ -33,15 +37,26 @@ class Attempt(Schema):
 
 
 def read_attempt(stage: Path, task: TrainingTask) -> Attempt:
-    """The last attempt at this very task; a blank one where there was none."""
-    path = stage / "attempt.json"
-    attempt = Attempt.model_validate_json(path.read_bytes()) if path.exists() else None
-    return attempt if attempt and attempt.task == task else Attempt(task=task)
+    """The last attempt at this very task; a blank one where there was none or its note is damaged."""
+    blank = Attempt(task=task)
+    try:
+        attempt = Attempt.model_validate_json((stage / "attempt.json").read_bytes())
+    except (FileNotFoundError, ValidationError):  # what the disk has damaged must not end every trainer to come
+        return blank
+    return attempt if attempt.task == task else blank
 
 
 def write_attempt(stage: Path, attempt: Attempt) -> None:
-    """Replace what was written before."""
-    stage.mkdir(parents=True, exist_ok=True)
+    """Replace what was written before; raises `Unavailable` where the disk is full: the task then stays pending."""
     temporary = stage / "attempt.json.tmp"
-    write_durably(temporary, attempt.model_dump_json())
-    temporary.rename(stage / "attempt.json")
+    try:
+        stage.mkdir(parents=True, exist_ok=True)
+        write_durably(temporary, attempt.model_dump_json())
+        temporary.rename(stage / "attempt.json")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Unavailable(
+            f"{stage} cannot be written: {error}.",
+            remedy="Make room and start the trainer again: it goes on from its last checkpoint.",
+        ) from error
