@@ -2,17 +2,19 @@
 
 `play_chunks` is the protocol of the authors' scripts: the trajectories of a chunk wait for each other at every turn.
 `play_freely` plays as many episodes at once as it is told, without verifier, Redis or service: the engine's maximum.
+All send what the service sends.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from services.rollout.engines.engine import NEUTRAL
 from services.rollout.prompts import Message, load_prompts
 from shared.grading import Verdict, VerifyItem
 from shared.trajectory import Problem
@@ -25,35 +27,67 @@ Answer = Callable[[Sequence[Message]], Awaitable[str]]
 """Draws one answer, given the context."""
 
 
+@dataclass(frozen=True)
+class Look:
+    """The engine's own counters at one time."""
+
+    time: float
+    """Seconds."""
+    generated: float
+    """Tokens since it was started, as are the prompts' and the answers."""
+    running: float
+    waiting: float
+    prompts: float
+    """Tokens of prompts."""
+    cached: float
+    """Those of them that the prefix cache had."""
+    answers: float
+
+
 @dataclass
 class Rate:
     """Tokens over time, from the engine's own counters."""
 
     slots: int
-    samples: list[tuple[float, float, float]] = field(default_factory=list)
-    """(time in seconds, tokens generated so far, requests running or waiting)."""
+    samples: list[Look] = field(default_factory=list[Look])
 
     @property
     def seconds(self) -> float:
         """From the first request to the last answer."""
         busy = self._busy(1)
-        return busy[-1][0] - busy[0][0]
+        return busy[-1].time - busy[0].time
 
     @property
     def overall(self) -> float:
         """Tokens a second, tail included."""
-        busy = self._busy(1)
-        return (self.samples[-1][1] - self.samples[0][1]) / (busy[-1][0] - busy[0][0])
+        return (self.samples[-1].generated - self.samples[0].generated) / self.seconds
 
     @property
     def full(self) -> float:
         """Tokens a second outside the tail: while there is work for every slot."""
         busy = self._busy(self.slots)
-        return (busy[-1][1] - busy[0][1]) / (busy[-1][0] - busy[0][0])
+        return (busy[-1].generated - busy[0].generated) / (busy[-1].time - busy[0].time)
 
-    def _busy(self, least: int) -> list[tuple[float, float, float]]:
+    @property
+    def running(self) -> float:
+        """Mean number of requests decoded at once, outside the tail."""
+        busy = self._busy(self.slots)
+        return sum(look.running for look in busy) / len(busy)
+
+    @property
+    def answers(self) -> int:
+        return round(self.samples[-1].answers - self.samples[0].answers)
+
+    @property
+    def prompt_per_token(self) -> float:
+        """Tokens of prompts that the engine had to compute for each token that it generated."""
+        first, last = self.samples[0], self.samples[-1]
+        computed = (last.prompts - last.cached) - (first.prompts - first.cached)
+        return computed / (last.generated - first.generated)
+
+    def _busy(self, least: int) -> list[Look]:
         """From the first to the last sample with at least so many requests."""
-        places = [place for place, (_, _, requests) in enumerate(self.samples) if requests >= least]
+        places = [place for place, look in enumerate(self.samples) if look.running + look.waiting >= least]
         if len(places) < 2:
             raise RuntimeError(f"The engine never had {least} requests over two samples: give it more trajectories.")
         return self.samples[places[0] : places[-1] + 1]
@@ -69,7 +103,7 @@ class Engine:
     http: httpx.AsyncClient
 
     async def answer(self, context: Sequence[Message]) -> str:
-        body = {
+        body = NEUTRAL | {
             "model": self.model,
             "messages": list(context),
             "temperature": 1.0,
@@ -96,14 +130,21 @@ class Engine:
         finally:
             working.cancel()
 
-    async def _look(self) -> tuple[float, float, float]:
-        text = (await self.http.get(f"{self.url}/metrics")).raise_for_status().text
-        values = {
-            name: sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
-            for name in ("vllm:generation_tokens_total", "vllm:num_requests_running", "vllm:num_requests_waiting{")
-        }
-        tokens, running, waiting = values.values()
-        return time.monotonic(), tokens, running + waiting
+    async def _look(self) -> Look:
+        lines = (await self.http.get(f"{self.url}/metrics")).raise_for_status().text.splitlines()
+
+        def add_up(name: str) -> float:
+            return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
+
+        return Look(
+            time.monotonic(),
+            add_up("generation_tokens_total"),
+            add_up("num_requests_running"),
+            add_up("num_requests_waiting"),
+            add_up("prompt_tokens_total"),
+            add_up("prefix_cache_hits_total"),
+            add_up("request_success_total"),
+        )
 
 
 @asynccontextmanager
@@ -140,14 +181,16 @@ async def play_chunks(
                 play.context += [{"role": "assistant", "content": text}, FEEDBACK]
 
 
-async def play_freely(answer: Answer, problems: Sequence[Problem], template: str, turns: int, at_once: int) -> None:
-    """One trajectory a problem, every one of all its turns, `at_once` at a time."""
-    prompts, left = load_prompts(template, turns), iter(problems)
+async def play_freely(
+    answer: Answer, episodes: Iterable[tuple[Problem, int]], template: str, turns: int, at_once: int
+) -> None:
+    """One trajectory a problem, of as many turns as stand beside it (`turns` at most), `at_once` at a time."""
+    prompts, left = load_prompts(template, turns), iter(episodes)
 
     async def player() -> None:
-        for problem in left:
+        for problem, length in left:
             context = list(prompts.open(problem))
-            for _ in range(turns):
+            for _ in range(length):
                 context += [{"role": "assistant", "content": await answer(context)}, FEEDBACK]
 
     await asyncio.gather(*(player() for _ in range(at_once)))

@@ -5,9 +5,11 @@
 Every part runs the real service, a real Valkey with AOF, the real verifier and the recorder, each in its own process.
 
 engine    a real vLLM on this machine and the small model; GSM8K where ../shared/data has it, else sums in words; three
-          turns of up to 256 tokens. Tokens a second by the engine's own counters, its prefix cache emptied in between:
-            engine_ratio              the service over the same episodes played by a bare client that always keeps
-                                      more requests at the engine than it has slots; both outside the tail
+          turns of up to 256 tokens. Tokens a second by the engine's own counters, warmed up first, its prefix cache
+          emptied in between:
+            engine_ratio              the service over the same problems played by a bare client, with as many episodes
+                                      of each number of turns as the service's had, alone with the engine and always
+                                      with more requests there than it has slots; both outside the tail
             barrier_speedup           the service over chunks of as many trajectories as the engine has slots (64)
                                       that wait for each other at every turn; both from the first request to the
                                       last answer
@@ -31,6 +33,7 @@ import asyncio
 import gzip
 import json
 import os
+import random
 import statistics
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -50,6 +53,7 @@ from cli.local_stack import ENGINE_START_S, http_check
 from cli.model import ensure_model
 from cli.ports import choose_free
 from cli.process import Service, supervise
+from shared.measures import RolloutSummary
 from shared.trajectory import Problem
 from shared.verifier_client import VerifierClient
 
@@ -123,32 +127,42 @@ async def compare(engine: Engine, load: Load, *, pinned: bool) -> tuple[Rate, Ra
     """The service's rate, the barrier protocol's, and that of the bare client."""
     every = [problem for problem in load.problems for _ in range(load.siblings)]
     ours, barrier, bare = (Rate(load.slots) for _ in range(3))
-    async with run_stack(engine.url, pinned=pinned) as stack:
-        await engine.answer([{"role": "user", "content": "Say yes."}])
+    async with run_stack(engine.url, pinned=pinned) as stack, VerifierClient(stack.verifier_url) as verifier:
+        # Whoever comes first must not be the one to wait for what engine and verifier do once only.
+        short = replace(engine, max_tokens=min(32, load.max_tokens))
+        await play_chunks(short.answer, verifier, every[: load.slots], load.template, 2, load.slots)
         await engine.forget()
         protocol = {"template": load.template, "max_turns": load.turns}
         sampling = {"trajectories": load.siblings, "max_tokens": load.max_tokens}
-        await engine.watch(ours, stack.run_job(load.problems, protocol=protocol, sampling=sampling))
+        job = asyncio.ensure_future(stack.run_job(load.problems, protocol=protocol, sampling=sampling))
+        await engine.watch(ours, job)
         await engine.forget()
-        async with VerifierClient(stack.verifier_url) as verifier:
-            chunks = play_chunks(engine.answer, verifier, every, load.template, load.turns, load.slots)
-            await engine.watch(barrier, chunks)
-        await engine.forget()
-        # Half as many suffice for a rate outside the tail.
-        some = every[: max(len(every) // 2, 2 * load.slots)]
-        freely = play_freely(engine.answer, some, load.template, load.turns, load.slots * 3 // 2)
-        await engine.watch(bare, freely)
+        chunks = play_chunks(engine.answer, verifier, every, load.template, load.turns, load.slots)
+        await engine.watch(barrier, chunks)
+    await engine.forget()
+    episodes = list(zip(every, spread_turns(job.result().rollouts[0], load.turns), strict=True))
+    await engine.watch(bare, play_freely(engine.answer, episodes, load.template, load.turns, load.slots * 3 // 2))
     return ours, barrier, bare
 
 
+def spread_turns(summary: RolloutSummary, most: int) -> list[int]:
+    """For each trajectory a number of turns, as many of each as were played; later turns have longer prompts."""
+    solved = [round(share * summary.trajectories) for share in summary.multi_at[: most - 1]]
+    turns = [1 + sum(place >= count for count in solved) for place in range(summary.trajectories)]
+    random.Random(0).shuffle(turns)
+    return turns
+
+
 def show_rates(title: str, rates: tuple[Rate, Rate, Rate]) -> None:
-    """Print a table."""
-    table = Table("", "tokens/s", "outside the tail", "seconds", title=title)
+    """Print a table; what the engine had to do besides generating is there to tell work from waiting."""
+    columns = ("tokens/s", "outside the tail", "running there", "seconds", "answers", "prefill/token")
+    table = Table("", *columns, title=title)
     ours, barrier, bare = rates
     for name, rate in (("this service", ours), ("turn barriers", barrier), ("engine alone", bare)):
         # With barriers there is work for every slot at the beginning of a turn only.
-        full = "" if rate is barrier else f"{rate.full:,.0f}"
-        table.add_row(name, f"{rate.overall:,.0f}", full, f"{rate.seconds:.0f}")
+        full = ("", "") if rate is barrier else (f"{rate.full:,.0f}", f"{rate.running:.1f}")
+        work = f"{rate.answers:,}", f"{rate.prompt_per_token:.2f}"
+        table.add_row(name, f"{rate.overall:,.0f}", *full, f"{rate.seconds:.0f}", *work)
     console.print(table)
 
 

@@ -181,7 +181,8 @@ class Connection(asyncio.Protocol):
                 self._reply(
                     f'vllm:generation_tokens_total{{model_name="{MODEL}"}} {engine.tokens}\n'
                     f'vllm:num_requests_running{{model_name="{MODEL}"}} {engine.running}\n'
-                    f'vllm:num_requests_waiting{{model_name="{MODEL}"}} {len(engine.waiting)}\n'.encode()
+                    f'vllm:num_requests_waiting{{model_name="{MODEL}"}} {len(engine.waiting)}\n'
+                    f'vllm:request_success_total{{model_name="{MODEL}"}} {engine.turns}\n'.encode()
                 )
             case b"/server_info":
                 self._reply(b'{"vllm_config":{"model_config":{"generation_config":"vllm"}}}')
