@@ -98,13 +98,19 @@ class Population:
             self.too_long += cut.too_long and not skip
 
     def check(self) -> None:
-        """Raises `SpecError` when no trajectory may carry weight, or none is held out where some should be."""
+        """Raises `SpecError` when no trajectory carries weight or none fits, or none is held out where some should be."""
         if not self.members:
             counted = ", ".join(f"{count} {kind}" for kind, count in sorted(self._kinds.items())) or "no groups"
             raise SpecError(
                 f"No trajectory carries weight under objective {self._train.objective!r}: {counted}"
                 + (f"; {self.held_out_groups} groups are held out." if self.held_out_groups else "."),
                 remedy="Choose another objective, or roll out problems that the model can solve.",
+            )
+        if not any(member.examples for member in self.members):
+            raise SpecError(
+                f"None of the {len(self.members)} trajectories has a response that fits into "
+                f"{self._train.max_length} tokens with its first prompt.",
+                remedy="Raise `train.max_length`.",
             )
         if self._train.held_out and not self.held_out:
             raise SpecError(

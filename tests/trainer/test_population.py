@@ -223,6 +223,16 @@ def test_no_weight_at_all_is_an_error_with_a_remedy() -> None:
         make_plan([make_trajectory(group_size=1, verdicts=[WRONG])], ReturnSpec(), TrainSpec(objective="star"))
 
 
+def test_nothing_that_fits_is_an_error_and_not_a_training_of_nothing() -> None:
+    with pytest.raises(SpecError, match=r"None of the 24 trajectories.*fits into 16 tokens.*`train.max_length`"):
+        make_plan([lengthen(one, 20) for one in make_groups()], ReturnSpec(), TrainSpec(max_length=16))
+
+
+def lengthen(one: Trajectory, tokens: int) -> Trajectory:
+    turns = [turn.model_copy(update={"prompt_token_ids": [1] * tokens + turn.prompt_token_ids}) for turn in one.turns]
+    return one.model_copy(update={"turns": turns})
+
+
 def test_all_turns_supervises_every_response_in_one_sequence() -> None:
     one = make_trajectory(verdicts=[WRONG, WRONG, RIGHT], group_size=1, seed=3)
     turns = [turn.model_copy(update={"token_ids": [9, 10, END]}) for turn in one.turns]
@@ -260,5 +270,5 @@ def test_truncated_and_too_long_trajectories_are_counted() -> None:
     train = TrainSpec(epsilon=0)
     population = make_population(groups, ReturnSpec(), train.model_copy(update={"max_length": longest - 1}))
     assert population.truncated >= 1 and population.too_long == 0
-    population = make_population(groups, ReturnSpec(), train.model_copy(update={"max_length": 8}))
+    population = make_population(groups, ReturnSpec(), train.model_copy(update={"max_length": 12}))
     assert population.too_long >= 1 and len(population.members) == 24, "what does not fit still counts in |B|"
