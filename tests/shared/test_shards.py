@@ -96,7 +96,10 @@ def test_columns_are_nested_for_any_parquet_reader(tmp_path: Path) -> None:
     assert turns.startswith("list<element: struct<prompt_token_ids: list<element: int32>")
 
 
-@given(st.lists(st.lists(st.integers(0, 300))), st.integers(0, 400))
+_GROUPS = st.integers(0, 300) | st.integers(0, (1 << 63) - 1)
+
+
+@given(st.lists(st.lists(_GROUPS)), _GROUPS)
 def test_a_group_set_holds_what_a_set_holds(added: list[list[int]], asked: int) -> None:
     groups, plain = shards.GroupSet(), set[int]()
     for some in added:
