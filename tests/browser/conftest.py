@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 from services.rollout.app import create_app
 from services.rollout.settings import RolloutSettings
@@ -24,6 +24,7 @@ def browser() -> Iterator[Browser]:
     """For one module alone: Playwright holds a running event loop, which no asynchronous test could start beside."""
     if CHROMIUM is None:
         pytest.skip("no Chromium: install Debian's package `chromium` to run the browser tests")
+    expect.set_options(timeout=30_000)  # its own 5 s are a page's second look at a busy machine
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
         yield browser
@@ -33,7 +34,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def served(settings: RolloutSettings) -> Iterator[httpx.Client]:
     """The API of a running service."""
-    with Serving(create_app(settings)) as url, httpx.Client(base_url=url) as client:
+    with Serving(create_app(settings)) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 

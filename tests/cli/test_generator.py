@@ -16,7 +16,7 @@ def answer_of(problem: Problem) -> str:
     return problem.choices[LETTERS.index(problem.answer)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes, sizes, st.integers())
 def test_the_same_seed_makes_the_same_disjoint_problems(train: int, test: int, seed: int) -> None:
     made = generate(train, test, seed)
@@ -27,7 +27,7 @@ def test_the_same_seed_makes_the_same_disjoint_problems(train: int, test: int, s
     assert len({problem.id for problem in (*made.train, *made.test)}) == len(facts)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers())
 def test_every_problem_has_four_different_options_of_which_one_is_right(seed: int) -> None:
     members = {f"Which of these is {category}?": set(words.split()) for category, words in CATEGORIES.items()}

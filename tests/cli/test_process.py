@@ -102,7 +102,11 @@ async def test_a_service_that_dies_is_restarted(tmp_path: Path) -> None:
         open({str(lives)!r}, "a").write("x\\n")
         time.sleep(600)
     """
-    service = Service("mortal", python(code), file_check(lives))
+
+    async def written() -> bool:
+        return lives.exists() and bool(lives.read_text())
+
+    service = Service("mortal", python(code), written)
     async with supervise([service], tmp_path) as children:
         pid = children["mortal"].pid
         assert pid is not None
@@ -149,9 +153,14 @@ async def test_a_service_that_never_gets_healthy_fails_within_its_deadline_and_e
     def note(child: Child) -> None:
         changes.append((child.service.name, child.health))
 
-    sleeper = ["sh", "-c", "echo waiting for godot; exec sleep 600"]  # it speaks well before the deadline
+    async def spoken_and_not_well() -> bool:
+        while not (tmp_path / "bad.log").read_text():  # so that the log has something to show
+            await asyncio.sleep(0.02)
+        return False
+
+    sleeper = ["sh", "-c", "echo waiting for godot; exec sleep 600"]
     good = Service("good", sleeper, file_check(tmp_path))
-    bad = Service("bad", sleeper, file_check(tmp_path / "no"), deadline_s=1.0)
+    bad = Service("bad", sleeper, spoken_and_not_well, deadline_s=1.0)
     with pytest.raises(ServiceFailed, match=r"(?s)bad was not healthy within 1 s.*waiting for godot"):
         async with supervise([good, bad], tmp_path, note):
             pytest.fail("the body must not begin")

@@ -99,7 +99,7 @@ def test_programs_run(block: Block, verifier_url: str, tmp_path: Path) -> None:
 @pytest.fixture
 def rollout(settings: RolloutSettings) -> Iterator[httpx.Client]:
     """A rollout service with one job that is over, called JOB in the documentation."""
-    with Serving(create_app(settings)) as url, httpx.Client(base_url=url) as client:
+    with Serving(create_app(settings)) as url, httpx.Client(base_url=url, timeout=60) as client:
         problems = [{"id": "1", "kind": "choice", "problem": "?", "answer": "B", "choices": ["x", "y"]}]
         _finish(client, {"dataset": {"problems": problems}})
         yield client

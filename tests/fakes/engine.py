@@ -20,6 +20,8 @@ from fastapi.responses import JSONResponse
 
 FIRST_TOKEN = 3
 END = 2
+START_S = 60.0
+"""Longest start of a server; the verifier's workers import SymPy first."""
 
 Message = dict[str, str]
 Script = Callable[[Sequence[Message], str], str]
@@ -277,9 +279,9 @@ class Serving:
 
     def __enter__(self) -> str:
         self._thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + START_S
         while not self._server.started:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not self._thread.is_alive():
                 raise TimeoutError("the server did not start")
             time.sleep(0.005)
         return f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"

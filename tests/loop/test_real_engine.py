@@ -28,6 +28,8 @@ from tests.rollout.client import until
 ROOT = Path(__file__).parents[2]
 QUESTION = [{"role": "user", "content": "Which is a fruit?\nA. apple\nB. brick\nAnswer with the letter only.\nAnswer:"}]
 GREEDY = Sampling(temperature=0.0, max_tokens=8)
+SEEN_S = 3.0
+"""How long the scripted engine takes for an answer that is to be seen, or stopped, in flight."""
 
 real = pytest.mark.engine
 
@@ -61,7 +63,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 @pytest.fixture(params=["scripted", pytest.param("real", marks=real)])
 async def any_engine(request: pytest.FixtureRequest, engine: FakeEngine) -> AsyncIterator[Engine]:
     url = engine.url
-    engine.max_model_len, engine.latency_s = 2048, 0.2
+    engine.max_model_len = 2048
     if request.param == "real":
         url = f"http://127.0.0.1:{request.getfixturevalue('stack')['DRIFT_ENGINE_PORT']}"
     async with aiohttp.ClientSession() as session:
@@ -116,7 +118,8 @@ async def test_a_neutral_engine_says_so(control: Control) -> None:
     assert await check_neutral(control)
 
 
-async def test_an_engine_says_how_much_it_has_to_do(any_engine: Engine, control: Control) -> None:
+async def test_an_engine_says_how_much_it_has_to_do(any_engine: Engine, control: Control, engine: FakeEngine) -> None:
+    engine.latency_s = SEEN_S
     before = await control.load()
     assert before is not None
     assert (before.running, before.waiting) == (0, 0)
@@ -132,7 +135,10 @@ async def test_an_engine_says_how_much_it_has_to_do(any_engine: Engine, control:
             await asyncio.sleep(0.01)
 
 
-async def test_a_pause_for_new_weights_interrupts_what_is_in_flight(any_engine: Engine, control: Control) -> None:
+async def test_a_pause_for_new_weights_interrupts_what_is_in_flight(
+    any_engine: Engine, control: Control, engine: FakeEngine
+) -> None:
+    engine.latency_s = SEEN_S
     served = await control.served_model()
     work = asyncio.create_task(any_engine.answer(served.name, PROBE, Sampling(0.0, 1500, ignore_eos=True)))
     async with asyncio.timeout(60):

@@ -122,14 +122,15 @@ async def test_a_younger_job_has_the_engines_while_the_older_trains_and_gives_wa
 
 
 async def test_a_paused_job_rests_until_it_is_resumed(service: httpx.AsyncClient, engine: FakeEngine) -> None:
-    engine.latency_s = 0.2
-    job = await submit(service, sampling={"trajectories": 2})
+    engine.latency_s = 1
+    job = await submit(service, sampling={"trajectories": 40})
     await until(service, job, lambda status: status.phase == "rollout")
     await service.post(f"/v1/jobs/{job}/pause")
     await until(service, job, lambda status: status.state is State.PAUSED)
+    engine.latency_s = 0
     assert (await service.post(f"/v1/jobs/{job}/resume")).status_code == 202
     status = await finish(service, job)
-    assert (status.state, status.rollouts[0].trajectories) == (State.SUCCEEDED, 12)
+    assert (status.state, status.rollouts[0].trajectories) == (State.SUCCEEDED, 240)
     assert (await service.post(f"/v1/jobs/{job}/resume")).status_code == 409
 
 
@@ -146,7 +147,7 @@ async def test_a_job_whose_training_fails_says_why(service: httpx.AsyncClient, r
 async def test_only_a_known_token_is_served(settings: RolloutSettings) -> None:
     locked = settings.model_copy(update={"api_keys": (SecretStr("key"),)})
     with Serving(create_app(locked)) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             assert (await client.get("/health")).status_code == 200
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic key"}):
                 reply = await client.get("/v1/jobs", headers=headers)
@@ -156,7 +157,7 @@ async def test_only_a_known_token_is_served(settings: RolloutSettings) -> None:
 
 async def test_a_body_beyond_the_limit_is_refused(settings: RolloutSettings) -> None:
     with Serving(create_app(settings.model_copy(update={"max_body_bytes": 2000}))) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             assert (await client.post("/v1/jobs", content=b"x" * 3000)).status_code == 413
 
             async def chunks():
@@ -170,7 +171,7 @@ async def test_a_rollout_that_nobody_records_rests_at_the_high_water_mark_and_sa
     settings: RolloutSettings, redis: Redis
 ) -> None:
     with Serving(create_app(settings.model_copy(update={"high_water": 4}))) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             job = await submit(client, dataset={"problems": PROBLEMS * 100}, sampling={"trajectories": 2})
             for said in ("services.trainer.recorder", "catch up"):
                 await until(client, job, lambda status: said in str(status.progress))  # noqa: B023

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.rollout.outcomes import Outcomes
@@ -49,7 +49,6 @@ def build(drawn: Sequence[Group]) -> list[Trajectory]:
     ]  # fmt: skip
 
 
-@settings(deadline=None)
 @given(drawn=groups)
 def test_a_shards_columns_are_those_of_its_trajectories(
     drawn: Sequence[Group], tmp_path_factory: pytest.TempPathFactory
@@ -60,7 +59,6 @@ def test_a_shards_columns_are_those_of_its_trajectories(
         np.testing.assert_array_equal(getattr(read, name), values, err_msg=name)
 
 
-@settings(deadline=None)
 @given(
     drawn=groups,
     returns=st.builds(

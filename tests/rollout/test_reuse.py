@@ -20,7 +20,7 @@ def count_questions(engine: FakeEngine) -> int:
 
 async def train(service: httpx.AsyncClient, redis: Redis, job: str, checkpoint: str) -> TrainingTask:
     """Be the trainer of one job: its task."""
-    await until(service, job, lambda status: status.phase == "train" or status.state.final)
+    await until(service, job, lambda status: bool(status.trainings) or status.state.final)  # it is handed out by then
     entry = ((await redis.xrevrange(keys.TRAININGS, count=1)) or [])[0][1] or {}
     task = TrainingTask.model_validate_json(entry["task"])
     assert task.job == job

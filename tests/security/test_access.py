@@ -42,14 +42,14 @@ def guarded(settings: RolloutSettings) -> RolloutSettings:
 @pytest.fixture
 async def rollout(guarded: RolloutSettings) -> AsyncIterator[httpx.AsyncClient]:
     with Serving(create_app(guarded)) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             yield client
 
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[httpx.Client]:
     settings = VerifierSettings(api_keys=(SecretStr(KEY),), verifier_max_body_mb=1, verifier_workers=1)
-    with Serving(create_verifier(settings)) as url, httpx.Client(base_url=url) as client:
+    with Serving(create_verifier(settings)) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -185,7 +185,7 @@ def wait_for_http(url: str) -> None:
 def test_the_log_tells_who_submitted_what_and_never_the_key(settings: RolloutSettings, tmp_path: Path) -> None:
     problem = {"id": "p", "kind": "choice", "problem": "?", "answer": "B", "choices": ["x", "y"]}
     spec = {"name": "audited", "dataset": {"problems": [problem]}}
-    with process(settings, tmp_path / "log") as url, httpx.Client(base_url=url) as client:
+    with process(settings, tmp_path / "log") as url, httpx.Client(base_url=url, timeout=60) as client:
         job = client.post("/v1/jobs", json=spec, headers=TOKEN).raise_for_status().json()["id"]
         client.delete(f"/v1/jobs/{job}", headers={"Authorization": f"Bearer {OTHER}"})
         client.post("/v1/jobs", json=spec, headers={"Authorization": "Bearer a-guess"})

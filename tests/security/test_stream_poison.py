@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -41,9 +41,9 @@ def settings(redis_url: str, tmp_path: Path) -> TrainerSettings:
     return TrainerSettings(redis_url=redis_url, runs_root=tmp_path / "runs", flush_seconds=0.1, redis_patience_s=5)
 
 
-async def until(holds: Callable[[], object]) -> None:
+async def until(holds: Callable[[], Awaitable[object]]) -> None:
     async with asyncio.timeout(30):
-        while not holds():
+        while not await holds():
             await asyncio.sleep(0.05)
 
 
@@ -60,9 +60,13 @@ async def test_poisoned_trajectories_are_buried_and_the_honest_ones_recorded(
     for one in honest:
         await stream.publish(one, {"published": 1})
     part = dataset_folder(settings.runs_root, job, "rollout-0")
+
+    async def recorded_and_released() -> bool:
+        return recording.done() or (part.exists() and await redis.xlen(keys.trajectories(job)) == 1)
+
     async with connect(settings.redis_url) as own:
         recording = asyncio.create_task(Ingest(own, settings).run())
-        await until(lambda: recording.done() or (part.exists() and len(list(read_part(part))) == len(honest)))
+        await until(recorded_and_released)
         assert not recording.done(), recording.exception()
         recording.cancel()
         await asyncio.wait([recording])

@@ -58,7 +58,7 @@ def make(group: int, k: int = 0) -> Trajectory:
     )  # fmt: skip
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=st.lists(trajectories, max_size=4))
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[Trajectory]) -> None:
     path = shards.write_shard(tmp_path_factory.mktemp("part"), rows)

@@ -6,6 +6,7 @@ DRIFT_FAULTS sets how many kills (`make test-faults`).
 import asyncio
 import os
 import random
+import time
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ from tests.trainer.torchrun import Trainer, read_status, running, submit, succee
 
 KILLS = int(os.environ.get("DRIFT_FAULTS", "4"))
 START_S = 6.0
-"""About what a start takes: kills fall into loading and resuming, too."""
+"""Longest wait for a moment of a start: kills fall into loading and resuming, too."""
 pytestmark = pytest.mark.slow
 
 
@@ -46,8 +47,10 @@ async def test_no_kill_changes_a_bit_of_the_final_weights(tmp_path: Path) -> Non
                 undisturbed = await succeed(redis, trainer, "undisturbed")
                 await submit(redis, "killed", model, train)
                 for kill in range(KILLS):
-                    if rng.random() < 0.3:  # while it starts
-                        await asyncio.sleep(rng.uniform(0, START_S))
+                    if rng.random() < 0.3:  # while it starts, or as soon as it has
+                        stood, moment = await step(), time.monotonic() + rng.uniform(0, START_S)
+                        while time.monotonic() < moment and await step() <= stood:
+                            await asyncio.sleep(0.01)
                     else:  # while it trains, further on than ever
                         goal = await step() + rng.randint(1, 3)
                         async with asyncio.timeout(120):
@@ -75,9 +78,10 @@ async def test_no_kill_changes_a_bit_of_the_final_weights(tmp_path: Path) -> Non
 async def test_a_rank_that_hangs_is_given_up_at_the_deadline_and_the_training_goes_on(
     tmp_path: Path, rank: int
 ) -> None:
-    settings = {"DRIFT_COLLECTIVE_TIMEOUT_S": "5"}
+    # Ranks of a busy machine may miss so short a deadline of themselves: that restarts them as well, and harms nothing.
+    settings = {"DRIFT_COLLECTIVE_TIMEOUT_S": "5", "DRIFT_TRAINING_ATTEMPTS": "1000"}
     model = str(save_model(tmp_path / "model"))
-    arguments = ("--standalone", "--max-restarts", "2", "--monitor-interval", "0.1")
+    arguments = ("--standalone", "--max-restarts", "1000", "--monitor-interval", "0.1")
     with serve_valkey() as url, running(Trainer(url, tmp_path, model, 2, arguments, settings)) as trainer:
         async with connect(url) as redis:
             await submit(redis, "undisturbed", model)

@@ -49,7 +49,7 @@ def expected(batch: list[Example]) -> tuple[float, list[Tensor]]:
     return reference(make_model(), batch)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(ranks=st.integers(1, 5), budget=st.integers(16, 600), packs=st.booleans(), part=st.sampled_from([3, 1024]))
 def test_loss_and_gradient_are_those_of_the_full_computation_for_every_split(
     batch: list[Example], expected: tuple[float, list[Tensor]], ranks: int, budget: int, packs: bool, part: int

@@ -30,7 +30,7 @@ def test_skipping_leaves_population_steps_and_the_other_coefficients_unchanged()
 
 
 @given(st.integers(1, 6), st.integers(1, 20), st.randoms(use_true_random=False))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_streamed_batch_is_the_same_as_soon_as_it_is_there(batch_size: int, steps: int, rng: random.Random) -> None:
     """However the data comes in, a step trains what it would with all of it, and the first epoch is one."""
     groups = [make_groups(groups=14)[place : place + 4] for place in range(0, 56, 4)]
@@ -88,7 +88,6 @@ def test_the_end_token_is_supervised_exactly_when_the_model_produced_it() -> Non
         assert (END in example.tokens[start:stop]) == (reasons[example.trajectory] == "stop")
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 16))
 def test_every_batch_counts_exactly_the_batch_size(population: int, batch_size: int) -> None:
     groups = [make_trajectory(group=group, group_size=1) for group in range(population)]

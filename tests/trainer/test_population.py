@@ -95,7 +95,7 @@ def test_epsilon_zero_skips_nothing(group: list[float]) -> None:
     assert choose_skipped(group, 0.0) == set()
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.sampled_from([1e-3, 1e-2, 0.1]))
 def test_the_skipped_mass_bounds_what_skipping_does_to_the_gradient(seed: int, epsilon: float) -> None:
     """|g - g'| <= G m for an epoch's gradient, G the largest gradient of one trajectory, m the reported mass."""

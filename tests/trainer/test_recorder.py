@@ -79,7 +79,7 @@ async def test_a_recorder_alone_empties_the_stream_and_another_takes_over_from_a
                 await publish(redis, job, slice(4, 8))
                 await until(recorded(8))
                 second.send_signal(signal.SIGTERM)
-                assert await asyncio.to_thread(second.wait, 10) == 0
+                assert await asyncio.to_thread(second.wait, 60) == 0
     assert [(row.group, row.k) for row in read_part(folder)] == [(group, k) for group in range(8) for k in range(4)]
 
 
@@ -118,7 +118,7 @@ def test_a_recorder_without_redis_says_so_and_ends(tmp_path: Path) -> None:
     environment = os.environ | {"DRIFT_REDIS_URL": "http://nonsense", "DRIFT_RUNS_ROOT": str(tmp_path)}
     ended = subprocess.run(
         [sys.executable, "-m", "services.trainer.recorder"],
-        env=environment, capture_output=True, text=True, timeout=30, check=False,
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert ended.returncode == 1
     assert "DRIFT_REDIS_URL" in ended.stderr

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from cli.ports import choose_free
 from services.trainer.adapter import file_name
 from services.trainer.executor import Executor
 from services.trainer.orders import Begin, Measure, Step
@@ -282,15 +282,15 @@ async def test_a_stop_that_was_asked_for_is_a_success(tmp_path: Path, step: int)
 async def test_two_nodes_that_meet_by_the_ordinary_rendezvous_train_as_one_does(tmp_path: Path) -> None:
     """Two torchruns of one rank each, c10d, one folder of runs; they find each other again when a rank is killed."""
     model = str(save_model(tmp_path / "model"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    meeting = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "drift")
+    meeting = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "drift", "--max-restarts", "3")
     with serve_valkey() as url:
-        nodes = [Trainer(url, tmp_path, model, 1, (*meeting, "--max-restarts", "3")) for _ in range(2)]
         async with connect(url) as redis:
             with running(Trainer(url, tmp_path, model, ranks=2)) as whole:
                 await submit(redis, "whole", model)
                 await succeed(redis, whole, "whole")
+            [port] = choose_free({"rendezvous": 0}).values()
+            place = ("--rdzv-endpoint", f"127.0.0.1:{port}")
+            nodes = [Trainer(url, tmp_path, model, 1, (*meeting, *place)) for _ in range(2)]
             with running(nodes[0]), running(nodes[1]):
                 await submit(redis, "nodes", model)
                 await wait_for(redis, nodes[0], "nodes", TrainingState.RUNNING, step=10)

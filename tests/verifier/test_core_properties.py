@@ -16,9 +16,6 @@ from services.verifier.grading.syntax import Unparsed, depth
 from services.verifier.grading.tiers import Decision, decide, decide_math, extract
 from shared.grading import Verdict, VerifyItem
 
-settings.register_profile("verifier", deadline=None)
-settings.load_profile("verifier")
-
 PIECES = st.sampled_from(
     [
         *"0123456789xyneiABC+-*/^_=<>(){}[]|,.;:!%$&'\" \n",

@@ -27,7 +27,11 @@ KEY = "secret-of-the-test"
 def url() -> Iterator[str]:
     """A verifier with a small queue, a small body limit and a key."""
     settings = VerifierSettings(
-        verifier_workers=2, verifier_queue=4, verifier_max_body_mb=1, api_keys=(SecretStr(KEY),)
+        verifier_workers=2,
+        verifier_queue=4,
+        verifier_max_body_mb=1,
+        verifier_deadline_ms=30_000,
+        api_keys=(SecretStr(KEY),),
     )
     with Serving(create_app(settings)) as address:
         yield address
@@ -83,7 +87,7 @@ async def test_a_full_queue_is_refused_with_429_and_retry_after_and_the_client_t
         httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {KEY}"}) as http,
     ):
         # Another one than before: that one's timeout may be remembered.
-        endless = ENDLESS.model_copy(update={"response": ENDLESS.response.replace("3", "5")})
+        endless = ENDLESS.model_copy(update={"response": ENDLESS.response.replace("3", "5"), "deadline_ms": 2_000})
         running = asyncio.create_task(client.verify([endless]))
         batch = {"items": [{"id": str(place), "response": "5", "answer": "5"} for place in range(5)]}
         reply = await http.post("/v1/verify", json=batch)

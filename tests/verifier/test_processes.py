@@ -33,7 +33,7 @@ def test_several_server_processes_share_a_port_and_stop_together() -> None:
             client.wait_until_ready(START_SECONDS)
             items = [VerifyItem(id=str(place), response=f"{place}/2", answer=f"{place}*0.5") for place in range(50)]
             assert {result.verdict for result in client.verify(items)} == {Verdict.CORRECT}
-        assert "drift_verifier_verdicts_total" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        assert "drift_verifier_verdicts_total" in httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
         family = [process.pid for process in psutil.Process(server.pid).children(recursive=True)]
         assert len(family) >= 4  # two servers, a zygote each, and their workers
     finally:

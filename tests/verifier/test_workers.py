@@ -100,13 +100,15 @@ async def test_a_dead_zygote_is_started_again(pool: WorkerPool) -> None:
 
 
 async def test_heavy_tasks_leave_room_for_others(pool: WorkerPool) -> None:
-    heavy = [asyncio.create_task(pool.run(ENDLESS, 0.6, heavy=True)) for _ in range(4)]
+    heavy = [asyncio.create_task(pool.run(ENDLESS, 60, heavy=True)) for _ in range(4)]
     await until(lambda: bool(pool.busy))
     outcome = await pool.run(EASY, 20)
     assert isinstance(outcome, Outcome)
     assert outcome.equal is True
-    assert not heavy[-1].done()
-    await asyncio.gather(*heavy)
+    assert not any(task.done() for task in heavy)
+    for task in heavy:
+        task.cancel()
+    await asyncio.gather(*heavy, return_exceptions=True)
 
 
 async def test_workers_are_replaced_after_their_tasks_and_none_outlives_the_pool() -> None:

@@ -1,6 +1,7 @@
 """What people see of the engines is what the engines say."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -11,28 +12,31 @@ from tests.fakes.engine import FakeEngine
 from tests.rollout.client import submit
 
 
-async def until(service: httpx.AsyncClient, **wanted: Any) -> dict[str, Any]:
+async def until(service: httpx.AsyncClient, holds: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """The one engine's state once it is as wanted."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             (engine,) = (await service.get("/v1/engines")).raise_for_status().json()["engines"]
-            if all(engine[name] == value for name, value in wanted.items()):
+            if holds(engine):
                 return engine
             await asyncio.sleep(0.05)
 
 
 async def test_an_engine_is_seen_at_work_away_and_back(service: httpx.AsyncClient, engine: FakeEngine) -> None:
-    engine.latency_s, engine.slots = 3.0, 4
-    await submit(service)
-    seen = await until(service, running=4, healthy=True)
+    engine.latency_s, engine.slots = 2.0, 4
+    await submit(service, sampling={"trajectories": 2})
+    # The engine's own words are a second old, while requests are still being sent.
+    seen = await until(service, lambda seen: seen["running"] == 4 and seen["waiting"] + 4 == seen["in_flight"])
     assert (seen["url"], seen["serving"], seen["circuit"]) == (engine.url, "/weights/base", "closed")
-    assert seen["waiting"] + 4 == seen["in_flight"] <= seen["limit"]
-    assert seen["trouble"] is None
+    assert seen["in_flight"] <= seen["limit"]
+    assert seen["healthy"] and seen["trouble"] is None
     engine.down = True
-    gone = await until(service, healthy=False, serving=None)
+    gone = await until(service, lambda seen: seen["trouble"])
+    assert not gone["healthy"] and gone["serving"] is None
     assert "does not answer" in gone["trouble"] or engine.url in gone["trouble"]
     engine.restart()
-    await until(service, healthy=True, serving="/weights/base", trouble=None)
+    back = await until(service, lambda seen: seen["healthy"])
+    assert (back["serving"], back["trouble"]) == ("/weights/base", None)
 
 
 def test_tokens_a_second_are_the_engines_own_and_begin_anew_with_it() -> None:

@@ -39,7 +39,7 @@ async def test_a_trained_policy_is_loaded_before_it_is_evaluated(
     )
     made: list[str] = []
     for stage in range(2):
-        await until(service, job, lambda status: len(status.rollouts) > stage and status.phase == "train")  # noqa: B023
+        await until(service, job, lambda status: len(status.trainings) > stage)  # noqa: B023 - handed out by then
         entry = ((await redis.xrevrange(keys.TRAININGS, count=1)) or [])[0][1] or {}
         task = TrainingTask.model_validate_json(entry["task"])
         assert (task.stage, task.groups) == (stage, len(PROBLEMS))
@@ -90,7 +90,7 @@ async def test_weights_that_no_engine_can_load_fail_the_job(
 ) -> None:
     engine.loadable = False
     with Serving(create_app(settings.model_copy(update={"engine_deadline_s": 5}))) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             job = await submit(client, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS}])
             await until(client, job, lambda status: status.phase == "train")
             await finish_training(redis, job, 0, tmp_path / "stage-0")

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.rollout.engines.engine import Refused, Sampling
+from services.rollout.engines.limit import Limit
 from services.rollout.engines.policy import Policies
 from services.rollout.engines.pool import Engines
 from services.rollout.settings import RolloutSettings
@@ -103,7 +104,7 @@ async def test_waiting_requests_are_answered_in_order_and_a_cancelled_one_gives_
     pool: Engines, two: list[FakeEngine]
 ) -> None:
     await until_only_the_first_serves(pool, two)
-    pool.members[0].limit.value = 1
+    pool.members[0].limit = Limit(1, 1)  # whatever the next look at the engine says
     two[0].latency_s = 0.05
     order: list[int] = []
 

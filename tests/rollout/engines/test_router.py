@@ -52,7 +52,7 @@ def router(two: list[FakeEngine], tmp_path: Path) -> Iterator[str]:
 async def service(settings: RolloutSettings, two: list[FakeEngine], router: str) -> AsyncIterator[httpx.AsyncClient]:
     routed = {"engine_urls": (router,), "engine_control_urls": tuple(fake.url for fake in two)}
     with Serving(create_app(settings.model_copy(update=routed))) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             yield client
 
 
