@@ -98,7 +98,7 @@ class Population:
             self.too_long += cut.too_long and not skip
 
     def check(self) -> None:
-        """Raises `SpecError` when no trajectory carries weight or none fits, or none is held out where some should be."""
+        """Raises `SpecError` when no trajectory carries weight, none fits, or none is held out where some should be."""
         if not self.members:
             counted = ", ".join(f"{count} {kind}" for kind, count in sorted(self._kinds.items())) or "no groups"
             raise SpecError(
