@@ -45,6 +45,12 @@ def chosen(response: str, **item: object) -> str | None:
         "<think>A? B?</think><answer>C</answer>",
         "The answer is not listed, but the closest option is (C)",
         "### Final Answer:\n**C**",
+        "Hence option C is correct, and not option B.",
+        "Neither A nor B is correct. C is.",
+        "I don't think it's A, but C is right.",
+        "Rather than A, I choose C.",
+        "The answer is C: it is not a prime.",
+        "Options:\nA. 12\nB. 15\nC. 18\nD. 21\n\nC. 18",
     ],
 )
 def test_a_clear_choice_is_read(response: str) -> None:
@@ -64,6 +70,12 @@ def test_a_clear_choice_is_read(response: str) -> None:
         "Vitamin C is important.",
         "<answer> [your answer] </answer>",
         "The answer is a car.",
+        "Definitely not (C).",
+        "Anything but C",
+        "I don't think it's C.",
+        "We can rule out option C.",
+        "A. 12\nB. 15\nC. 18\nD. 21",
+        "Options:\nA. I only\nB. II only\nC. III only\nD. None",
     ],
 )
 def test_words_and_several_letters_are_no_choice(response: str) -> None:

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from services.verifier.grading.boxes import MAX_CHAIN, find_boxes
+from services.verifier.grading.options import mentioned_option, opening_option, option_of
 from services.verifier.grading.region import answer_region, is_placeholder
 
 DEFAULT_LETTERS = "ABCDEFGHIJ"
@@ -54,6 +55,14 @@ WRONG = re.compile(
     re.IGNORECASE,
 )
 """What follows a letter that a response rejects."""
+DENIED = re.compile(
+    r"(?:\b(?:not|never|nor|neither|cannot|instead\s+of|rather\s+than|as\s+opposed\s+to|anything\s+but|rul(?:e|es|ed|ing)\s+out"
+    r"|eliminat(?:e|es|ed|ing)|exclud(?:e|es|ed|ing)|discard(?:s|ed|ing)?|reject(?:s|ed|ing)?)|n't)\s+"
+    r"(?:be\s+|(?:think|believe|say)\b(?:(?!\bbut\b)[^.,;:!?\n]){0,30}?\s)?(?:the\s+)?(?:(?:options?|choices?|answers?|letters?)\s+)?"
+    r"[\s*_`\"'“‘(\[{$]*$",
+    re.IGNORECASE,
+)
+"""What stands before a letter that a response rejects: `not B`, `rule out option B`, `I don't think it's B`."""
 MARKED_RIGHT = re.compile(r"(?<![A-Za-z])([A-Z])[)\].:*_ –-]+(?:(?:correct|right|true)\b|✅|✓|✔|☑)", re.IGNORECASE)
 CLOSED = re.compile(
     r"\s*(?:$|\n|[.!。,;](?:\s|$)|(?:is|are)\s+(?:\w+\s+){0,2}(?:correct|right|true|best|answer|chosen)\b|as\s+(?:the|my)\b)",
@@ -90,9 +99,7 @@ SOLE = re.compile(
     r"(?:^|[,:]\s+|\b(?:only|just|(?<!not\s)be|like|definitely|certainly|is|say|prefer|with|to|as|either|namely|likely|probably|answer|option|choice)\s+)([B-HJ-Z])(?![A-Za-z0-9'’_^(]|\s*=)",
     re.IGNORECASE,
 )
-LINK = re.compile(r"[\s*_`:：=\"]*(?:(?:is|are)\b)?[\s*_`:：=\"]*")
 NONE_OF_ALL = re.compile(r"[\s*_`\"']*(?:none|neither|all|both)\b", re.IGNORECASE)
-WORDS = re.compile(r"[^\W_]+")
 AFTER_ARTICLE = re.compile(
     r"\s*(?:$|[.,;:!?)\]}*_\"'。，、\n-]|(?:because|since|as|for|which|is|was|due|given|with|based|i\s+hope|\()\b|\()",
     re.IGNORECASE,
@@ -134,12 +141,14 @@ def extract_choice(response: str, letters: str, choices: Sequence[str] | None, s
         declared = _declared_right(text, letters, several)
         found = max((announced, declared), key=lambda evidence: evidence[0] if evidence else -1)
         chosen = found and found[1]
+    if chosen is None and _ends_in_options(text):
+        return None
     for find in (_leading, _concluded, _last_line, _sole):
         if chosen is None:
             chosen = find(text, letters, several)
     if chosen is not None:
         return chosen or None
-    return option_of(text, letters, choices) or _mentioned_option(text, letters, choices)
+    return option_of(text, letters, choices) or mentioned_option(text, letters, choices)
 
 
 def plain_letters(text: str) -> str:
@@ -247,7 +256,7 @@ def _after_marker(
     if position >= len(text):
         return None
     explicit = LINKED.search(text, marker.end(), position) is not None
-    option = _opening_option(text, marker.end(), position, letters, choices) if explicit and choices else None
+    option = opening_option(text, marker.end(), position, letters, choices) if explicit and choices else None
     if option:
         return option
     if NEGATED.match(text, position):
@@ -263,10 +272,13 @@ def _after_marker(
     if run and set(run[1]) <= set(letters):
         return "".join(sorted(set(run[1])))
     token = TOKEN.match(text, position)
-    if not token:
+    if not token or _is_denied(text, token.start("letter")):
         return None
     chosen = _judge(text, token, letters, several, strict=False)
-    if chosen is None or WRONG.match(text, token.end("letter")):
+    remark = explicit and ":" in token["close"]  # `the answer is C: it is not a prime`
+    if chosen is None or (not remark and WRONG.match(text, token.end("letter"))):
+        return None
+    if marker[0].lower() in ("options", "choices") and len(set(LISTED.findall(text, token.start()))) > 1:
         return None
     mentions = marker[0].lower().startswith(("option", "choice"))
     if mentions and not explicit and len(chosen) == 1:
@@ -281,7 +293,9 @@ def _declared_right(text: str, letters: str, several: bool) -> tuple[int, str] |
     found = [
         (m.start(), m["letter"])
         for m in RIGHT.finditer(text)
-        if m["letter"] in letters and not re.match(r"\s+not\b", text[m.end("close") :][:40])
+        if m["letter"] in letters
+        and not re.match(r"\s+not\b", text[m.end("close") :][:40])
+        and not _is_denied(text, m.start())
     ]
     marked = [(m.start(), m[1].upper()) for m in MARKED_RIGHT.finditer(text) if m[1].upper() in letters]
     if len(marked) == 1:
@@ -293,6 +307,10 @@ def _declared_right(text: str, letters: str, several: bool) -> tuple[int, str] |
     if before and (named := {letter, *re.findall("[A-Z]", before[0])}) <= set(letters):
         return start, "".join(sorted(named)) if several else ""
     return start, letter
+
+
+def _is_denied(text: str, letter: int) -> bool:
+    return DENIED.search(text[max(0, letter - 60) : letter]) is not None
 
 
 def _leading(text: str, letters: str, several: bool) -> str | None:
@@ -310,7 +328,7 @@ def _concluded(text: str, letters: str, several: bool) -> str | None:
     for match in reversed(list(CONCLUDE.finditer(text))[-12:]):
         token = TOKEN.match(text, match.end())
         chosen = token and _judge(text, token, letters, several, strict=False)
-        if token and WRONG.match(text, token.end("letter")):
+        if token and (WRONG.match(text, token.end("letter")) or _is_denied(text, token.start("letter"))):
             continue
         if token and chosen and (chosen not in "AI" or token["close"].strip() or not text[token.end() :].strip()):
             return chosen
@@ -328,6 +346,13 @@ def _last_line(text: str, letters: str, several: bool) -> str | None:
     return _judge(line, token, letters, several, strict=True)
 
 
+def _ends_in_options(text: str) -> bool:
+    """Whether the last line is the last of the options, written out one after the other."""
+    line = text.rstrip().rsplit("\n", 1)[-1]
+    token, listed = TOKEN.match(line), LISTED.findall(text)
+    return bool(token and line[token.end() :].strip()) and len(set(listed)) > 2 and listed.count(line.strip()[0]) == 1
+
+
 def _sole(text: str, letters: str, several: bool) -> str | None:
     """The only letter that the last sentence, or else the whole text, names in brackets or emphasis."""
     sentences = [part for part in re.split(r"(?<=[.!?。])\s+|\n+", text.strip()) if part]
@@ -335,63 +360,17 @@ def _sole(text: str, letters: str, several: bool) -> str | None:
         wrapped = {
             m["letter"].upper()
             for m in WRAPPED.finditer(part)
-            if m["letter"].upper() in letters and not WRONG.match(part, m.end())
+            if m["letter"].upper() in letters and not WRONG.match(part, m.end()) and not _is_denied(part, m.start())
         }
         if len(wrapped) == 1:
             return wrapped.pop()
-        plain = {m[1] for m in SOLE.finditer(part) if m[1] in letters and not WRONG.match(part, m.end(1))}
+        plain = {
+            m[1]
+            for m in SOLE.finditer(part)
+            if m[1] in letters and not WRONG.match(part, m.end(1)) and not _is_denied(part, m.start(1))
+        }
         if not wrapped and len(plain) == 1 and len(text) < 400:
             return plain.pop()
         if wrapped:
             return None
     return None
-
-
-def _plain(text: str) -> str:
-    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|left|right|displaystyle)\b|[\s$*_`\"'“”{}]", "", text)
-    return text.strip(".,;:!?()").casefold()
-
-
-def option_of(text: str, letters: str, choices: Sequence[str] | None) -> str | None:
-    """The letter of the one option whose full text this is, with or without its letter in front."""
-    if not choices:
-        return None
-    wanted = _plain(text)
-    if not wanted:
-        return None
-    matches = [letter for letter, option in zip(letters, choices, strict=False) if _plain(option) == wanted]
-    return matches[0] if len(matches) == 1 else None
-
-
-def _opening_option(text: str, start: int, position: int, letters: str, choices: Sequence[str]) -> str | None:
-    """The option whose text follows a marker, the longest where several do; `position` is where the marker's filler
-    words end."""
-    link = LINK.match(text, start)
-    tails = [_plain(text[at : at + 2_000]) for at in {link.end() if link else start, position}]
-    opening = [
-        (len(wanted), letter)
-        for letter, option in zip(letters, choices, strict=False)
-        if len(wanted := _plain(option)) > 1 and any(tail.startswith(wanted) for tail in tails)
-    ]
-    return max(opening)[1] if opening else None
-
-
-def _mentioned_option(text: str, letters: str, choices: Sequence[str] | None) -> str | None:
-    """The one option whose text the last sentence holds; a text inside another option's longer text does not count."""
-    if not choices:
-        return None
-    sentences = [part for part in re.split(r"(?<=[.!?。])\s+|\n+", text.strip()) if part]
-    last = _words(sentences[-1]) if sentences else ""
-    held = [
-        (letter, words)
-        for letter, option in zip(letters, choices, strict=False)
-        if (words := _words(option)).strip() and words in last
-    ]
-    held = [
-        (letter, words) for letter, words in held if not any(words != other and words in other for _, other in held)
-    ]
-    return held[0][0] if len(held) == 1 and " not " not in last else None
-
-
-def _words(text: str) -> str:
-    return f" {' '.join(WORDS.findall(text.casefold()))} "
