@@ -6,6 +6,7 @@ from fractions import Fraction
 from services.verifier.grading.reader import Reader, symbol
 from services.verifier.grading.syntax import Group, Node, Num, Op, Sym, Text, Unparsed
 from services.verifier.grading.tokens import Token
+from services.verifier.grading.units import UNITS
 from services.verifier.grading.vocabulary import (
     CONSTANTS,
     FUNCTIONS,
@@ -51,6 +52,8 @@ class Atoms(Reader):
 
     def _name(self, token: Token) -> Node:
         name = token.text
+        if name in FUNCTIONS and name in UNITS and not self._starts_factor() and not self._is("^", "**", "_"):
+            return Sym(name)  # `90 sec`, `5 min`
         if name in FUNCTIONS and (len(name) > 2 or name in ("ln", "lg", "Re", "Im", "tr") or self._is("(")):
             return self._function(FUNCTIONS[name])
         if name in CONSTANTS:

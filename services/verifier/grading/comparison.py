@@ -17,6 +17,7 @@ from services.verifier.grading.syntax import Group, Matrix, Node, Op, Relation, 
 from services.verifier.grading.values import MP, TOLERANCE, Undefined, Value, near, to_mp
 
 MAX_ITEMS = 64
+COORDINATES = {Sym("x"), Sym("y"), Sym("z")}
 
 
 def compare(gold: Node, answer: Node) -> bool | None:
@@ -146,10 +147,6 @@ def _compare_plain(gold: Node, answer: Node) -> bool | None:
             )
         case Group("list", items), Matrix() if _is_table(items):
             return compare(Matrix(tuple(item.items for item in items if isinstance(item, Group))), answer)
-        case Group("list", (single,)), Matrix():
-            return compare(single, answer)
-        case Matrix(), Group("list", (single,)):
-            return compare(gold, single)
         case Group(), Group():
             return _compare_groups(gold, answer)
         case Group(_, (single,)), _:
@@ -214,6 +211,8 @@ def _compare_groups(gold: Group, answer: Group) -> bool | None:
         return _unordered(gold.items, answer.items)
     if kinds == {"bare"}:
         return _compare_lists(gold.items, answer.items)
+    if "either" in kinds:
+        return len(kinds) == 1 and _unordered(gold.items, answer.items)
     if gold.kind == "bare":
         ordered = _ordered(_values(gold.items), answer.items)
         return (
@@ -223,13 +222,17 @@ def _compare_groups(gold: Group, answer: Group) -> bool | None:
 
 
 def _values(items: Sequence[Node]) -> tuple[Node, ...]:
-    """The values of labelled items; the items themselves where any has no label."""
-    values = [
-        item.sides[-1]
+    """The values of labelled items, coordinates in their order; the items themselves where any has no label."""
+    labelled = [
+        (item.sides[0], item.sides[-1])
         for item in items
         if isinstance(item, Relation) and set(item.signs) <= {"=", "~"} and is_label(item.sides[0])
     ]
-    return tuple(values) if len(values) == len(items) else tuple(items)
+    if len(labelled) < len(items):
+        return tuple(items)
+    if {label for label, _ in labelled} <= COORDINATES:
+        labelled.sort(key=lambda pair: word_of(pair[0]))
+    return tuple(value for _, value in labelled)
 
 
 def _label_names(items: Sequence[Node]) -> list[str]:

@@ -12,11 +12,13 @@ from itertools import pairwise
 from services.verifier.grading.boxes import MAX_CHAIN, last_box
 from services.verifier.grading.markers import SENTENCE_END, clean_clause, join_spans, marked_answer, math_spans
 from services.verifier.grading.normal import PLAIN
+from services.verifier.grading.number_words import in_digits
 from services.verifier.grading.region import answer_region, is_placeholder
 from services.verifier.grading.words import is_known_phrase, is_words
 
 NUMBER = re.compile(
-    r"(?<![\w.\\^_])(?:(?<=[=:]\s)[-−]\s|[-−+])?(?:[$€£¥₹]\s?|\\\$\s?)?(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
+    r"(?<![\w.\\^_])(?:(?<=[=:]\s)[-−]\s|[-−+]|[Nn]egative\s)?(?:[$€£¥₹]\s?|\\\$\s?)?"
+    r"(?:\d{1,3}\s\d{1,2}/\d{1,3}(?![\d/])|\d+(?::\d+)+(?:\s?[AaPp]\.?[Mm]\b)?|\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
     r"(?:[eE][-+]?\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?(?:\s*(?:\\?%|percent(?:age)?\b|pct\b))?"
 )
 SHORT = 300
@@ -64,7 +66,7 @@ def last_number(text: str) -> tuple[int, str] | None:
 
 AMOUNT = re.compile(
     r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|pairs?|plus|minus|times|squared|cubed"
-    r"|sqrt|root|log|ln|exp|sin|cos|tan|pi|over|factorial|power|not|less|more|least|most|between|at|mod|base|inf(?:inity)?|dne|none|january|february|march|april|may|june|july|august|september|october|november|december|jan|feb|mar|apr|aug|sept?|oct|nov|dec)\b",
+    r"|sqrt|root|log|ln|exp|sin|cos|tan|pi|over|factorial|power|not|less|more|fewer|greater|least|most|above|below|under|between|at|mod|base|inf(?:inity)?|dne|none|january|february|march|april|may|june|july|august|september|october|november|december|jan|feb|mar|apr|aug|sept?|oct|nov|dec)\b",
     re.IGNORECASE,
 )
 FORMULA = re.compile(r"[\\^_+*/=<>|!]")
@@ -93,7 +95,7 @@ def extract_math(response: str, golds: Sequence[str] = ()) -> str | None:
     marked = marked_answer(text)
     if marked is not None:
         return marked
-    if is_known_phrase(text):
+    if is_known_phrase(text) or in_digits(text) is not None:
         return text
     if len(text) < SHORT and not PROSE.search(COMMAND.sub("", text)) and "\n\n" not in text:
         spans = math_spans(text)

@@ -172,6 +172,7 @@ LAYOUT = re.compile(
 )
 """A pattern that starts with one literal is found without trying it at every character."""
 TIE = re.compile(r"(?<!\\)~")
+MODULE = re.compile(r"(?<![A-Za-z.])(?:np|numpy|math|cmath|sympy|sp)\.(?=[A-Za-z])")
 TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 PLAIN = re.compile(
     r"(?:[-+/^{}()='_%\d]++|\.(?=\d)|(?<=[\w)}\]]),(?= ?[-\w(\\])| (?! )|\\(?:frac|sqrt|pi)(?![A-Za-z])|\\[%$]"
@@ -187,6 +188,7 @@ FRACTION = re.compile(r"(?<=\\)(?:[dtcsx]|nice|flat)(?=frac(?![A-Za-z]))")
 DIGIT_SPACE_DIGIT = re.compile(r"(?<=\d)\s+(?=\d)")
 """`1 1/2` is not `11/2`."""
 COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
+NEGATIVE = re.compile(r"\b(?:negative|minus)\s+(?=\\?[$.]?\s?\d)", re.IGNORECASE)
 LABEL = re.compile(r"^\s*(?:\\text\s*\{\s*[^{}]{0,40}[:=]\s*\}|(?:A|Ans|Answer)\s*[:：](?=\s*[\d$\\(-])|[•·▪:>~≈]+\s*)")
 """What may stand before an answer: `\\text{Answer: }`, a bullet, `about`."""
 FRENCH_INTERVAL = re.compile(r"(?P<open>[\[\]])(?P<ends>[^\[\]()]*[,;][^\[\]()]*)(?P<close>[\[\]])")
@@ -207,6 +209,8 @@ WORD = re.compile(r"[A-Za-z][A-Za-z\s'-]*")
 def clean(text: str) -> str:
     """The text without math delimiters, layout commands and final punctuation; Unicode signs as LaTeX."""
     text = text.strip()
+    if text[:1] == "$" and text[1:2].isdigit() and "$" not in text[1:]:
+        text = "\\" + text  # dollars, not a formula's delimiter
     if PLAIN.fullmatch(bare := text.strip("$").strip()):
         return bare
     if not text.isascii():
@@ -225,12 +229,14 @@ def clean(text: str) -> str:
         text = text.strip()
         if PLAIN.fullmatch(text):
             return text
+    text = MODULE.sub("", text) if "." in text else text
     if text[:1].isalpha() and (spelled := in_digits(text)) is not None:
         return spelled
     if text[:1] in "\\A•·▪:>~≈" and (label := LABEL.match(text)):
         text = text[label.end() :]
     if text[:1] == "]" or text[-1:] == "[" or "[ " in text or "\\cup" in text:
         text = FRENCH_INTERVAL.sub(_usual_interval, text)
+    text = NEGATIVE.sub("-", text) if "ative" in text or "inus" in text else text
     text = ORDINAL.sub("", text)
     text = RUPEES.sub("", text, 1) if text[:2] == "Rs" else text
     if ("\\in" in text or "integer" in text or "constant" in text) and text[:1] != "{" and len(text) < MAX_LENGTH:

@@ -150,9 +150,7 @@ def close(gold: Number, answer: Number) -> bool:
     if answer.digits is not None and (gold.digits is None or gold.digits > answer.digits):
         if gold.digits is None and gold.value.denominator == 1:
             return False
-        return (
-            significant(answer) >= 4
-            and difference < Fraction(10) ** -answer.digits
-            and difference <= scale * Fraction(15, 10**5)
-        )
+        rounded = gold.digits is None and 2 * difference <= Fraction(10) ** -answer.digits
+        near = difference < Fraction(10) ** -answer.digits and difference <= scale * Fraction(15, 10**5)
+        return significant(answer) >= 4 and (rounded or near)
     return False

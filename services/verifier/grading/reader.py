@@ -4,9 +4,9 @@ subscripts."""
 from fractions import Fraction
 
 from services.verifier.grading.cost import MAX_DEPTH, spend
-from services.verifier.grading.syntax import Group, Node, Num, Sym, Unparsed
+from services.verifier.grading.syntax import Group, Node, Num, Relation, Sym, Unparsed
 from services.verifier.grading.tokens import Token
-from services.verifier.grading.vocabulary import CONSTANTS, FUNCTIONS, SEPARATORS
+from services.verifier.grading.vocabulary import ALTERNATIVES, CONSTANTS, FUNCTIONS, SEPARATORS
 
 
 class Reader:
@@ -58,8 +58,13 @@ class Reader:
 
     def statement(self, closers: tuple[str, ...]) -> Node:
         """Items up to a closer (not taken); one item stands for itself."""
+        start = self._at
         items = self._items(closers)
-        return items[0] if len(items) == 1 else Group("bare", tuple(items))
+        if len(items) == 1:
+            return items[0]
+        joints = SEPARATORS & {token.text.lower() for token in self._tokens[start : self._at]}
+        either = joints and joints <= ALTERNATIVES and all(map(is_bound, items))
+        return Group("either" if either else "bare", tuple(items))
 
     def _items(self, closers: tuple[str, ...]) -> list[Node]:
         self._depth += 1
@@ -144,6 +149,11 @@ class Reader:
 
     def _starts_factor(self) -> bool:
         raise NotImplementedError
+
+
+def is_bound(node: Node) -> bool:
+    """Whether a node is an inequality."""
+    return isinstance(node, Relation) and set(node.signs) <= {"<", ">", "<=", ">="}
 
 
 def symbol(name: str) -> Sym:

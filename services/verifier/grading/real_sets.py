@@ -56,7 +56,7 @@ def is_set_like(node: Node) -> bool:
             return any(part == Sym("infinity") for end in (low, high) for part in walk(end))
         case Relation(signs, _):
             return any(sign in FLIPPED or sign in ("in", "notin") for sign in signs) and signs != ("=",)
-        case Group("bare", items):
+        case Group("bare" | "either", items):
             return bool(items) and all(isinstance(item, Relation) and is_set_like(item) for item in items)
         case _:
             return False
@@ -95,6 +95,9 @@ def _spans(node: Node) -> tuple[Span, ...] | None:
             return _relation(node)
         case Group("bare", items) if items:
             return _conditions(items)
+        case Group("either", items):
+            spans = [_spans(item) for item in items]
+            return None if None in spans else merge([span for part in spans for span in part or ()])
         case _:
             return None
 

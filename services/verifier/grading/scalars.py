@@ -10,7 +10,7 @@ from typing import Literal
 from services.verifier.grading.evaluation import Evaluator, Uncountable, is_slope, points
 from services.verifier.grading.numerals import Number, numbers_equal
 from services.verifier.grading.syntax import Group, Node, Num, Op, Sym, Text, walk
-from services.verifier.grading.units import CONSTANT_NAMES, UNITS, conversion, split_unit
+from services.verifier.grading.units import CONSTANT_NAMES, UNITS, conversion, factors, split_unit
 from services.verifier.grading.values import MP, TOLERANCE, Extreme, Undefined, Value, near, to_mp
 
 CALCULUS = ("integral:", "limit:", "derivative", "series:")
@@ -147,7 +147,7 @@ def _without_units(gold: Node, answer: Node) -> tuple[Node, Node] | Literal[Fals
     factor = conversion(gold_units, answer_units)
     if factor is None:
         known = [
-            {unit for unit in units if isinstance(unit, Sym) and unit.name in UNITS}
+            {name for unit in units for name, _ in factors(unit) if name in UNITS}
             for units in (gold_units, answer_units)
         ]
         return (wanted, found) if not (known[0] and known[1] and known[0] != known[1]) else (gold, answer)

@@ -28,6 +28,8 @@ def settled(node: Node) -> Node:
             for item in items:
                 flat.extend(both_signs(item))
             return Group("set", tuple(flat))
+        case Group("list" | "tuple", (Matrix() as matrix,)):
+            return matrix
         case Relation() | Matrix() | Group():
             return node
         case Op() if any(isinstance(part, Matrix) for part in walk(node)):

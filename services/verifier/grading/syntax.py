@@ -40,13 +40,13 @@ class Op:
     args: tuple["Node", ...]
 
 
-Bracket = Literal["bare", "tuple", "list", "set", "(]", "[)", "builder", "()", "[]"]
+Bracket = Literal["bare", "either", "tuple", "list", "set", "(]", "[)", "builder", "()", "[]"]
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Several items: a bare list, a tuple `(a, b)`, a list `[a, b]`, a set, a half-open interval, or a set builder
-    (item, condition)."""
+    """Several items: a bare list, inequalities of which one holds, a tuple `(a, b)`, a list `[a, b]`, a set, a
+    half-open interval, or a set builder (item, condition)."""
 
     kind: Bracket
     items: tuple["Node", ...]

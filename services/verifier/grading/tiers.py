@@ -21,7 +21,7 @@ from services.verifier.grading.parser import parse
 from services.verifier.grading.region import answer_region
 from services.verifier.grading.scalars import free_names
 from services.verifier.grading.syntax import Node, Unparsed
-from services.verifier.grading.units import is_quantity
+from services.verifier.grading.units import in_one_unit, is_quantity
 from services.verifier.grading.words import compare_words, named
 from shared.grading import Kind, Method, Verdict, VerifyItem
 
@@ -184,6 +184,7 @@ def readings(text: str) -> tuple[Node, ...]:
     name = named(text)
     if name is not None:
         return (name,)
+    text = in_one_unit(DOLLARS.sub(r"\1\2 dollars", text))
     found: list[Node] = []
     for variant, grouping in ((text, True), (text, False), (DECIMAL_COMMA.sub(".", text), True)):
         if not (grouping and variant == text) and "," not in text:
@@ -197,6 +198,7 @@ def readings(text: str) -> tuple[Node, ...]:
     return tuple(found)
 
 
+DOLLARS = re.compile(r"^([-+]?)\\?\$\s*([\d.,]*\d)(?:\s+dollars?)?$")
 DECIMAL_COMMA = re.compile(r"(?<![\d,.])(?<=\d),(?=\d{1,2}(?![\d,]))|(?<=\d),(?=\d{1,2}$)")
 
 

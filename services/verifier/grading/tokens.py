@@ -57,9 +57,9 @@ def tokenize(text: str, grouping: bool) -> Iterator[Token]:
             case "repeating":
                 yield Token("number", match[0], spaced)
             case "word" if match[0] not in SEPARATORS:
-                yield Token("text", match[0], spaced)
+                yield Token("text", match[0].removeprefix(r"\text").strip("{} "), spaced)
             case "word":
-                yield Token("sign", ",", spaced)
+                yield Token("name", match[0], spaced)
             case "text":
                 yield from _text_tokens(match["face"], match["text"], spaced)
             case "command" | "name" | "sign":
@@ -81,8 +81,8 @@ def _text_tokens(face: str, content: str, spaced: bool) -> Iterator[Token]:
     words = content.strip()
     if face in ("mathbb", "mathcal", "mathfrak"):
         yield Token("command", "\\" + face + words, spaced)
-    elif words.lower().strip(" ,") in SEPARATORS:
-        yield Token("sign", ",", spaced)
+    elif (word := words.lower().strip(" ,")) in SEPARATORS:
+        yield Token("name", word, spaced)
     elif words in ("%", r"\%"):
         yield Token("sign", "%", spaced)
     elif not words:

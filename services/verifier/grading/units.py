@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-from services.verifier.grading.syntax import Node, Num, Op, Sym, Text
+from services.verifier.grading.syntax import Node, Num, Op, Sym, Text, walk
 from services.verifier.grading.vocabulary import GREEK, MAGNITUDES
 
 CONSTANT_NAMES = frozenset(["pi", "e", "i", "infinity", "nan", "...", *MAGNITUDES])
@@ -16,6 +16,12 @@ AMOUNT = re.compile(
     re.IGNORECASE,
 )
 """Words that change an amount or name something else than an amount."""
+
+BOUND = re.compile(
+    r"\b(?:less|more|fewer|greater|smaller|larger|least|most|below|above|under|over|between|not|never|negative|minus)\b",
+    re.I,
+)
+"""Words before an amount that make it another: `more than 12` is not `12`, and `12 more` is."""
 
 UNITS = frozenset(
     "mm cm dm m km in ft yd mi mg g kg lb oz s sec ms min h hr hrs ml mL L l J kJ N kN W kW MW V kV A mA"
@@ -31,7 +37,14 @@ _SCALES = {
     "time": "ms 1/1000, s sec second seconds 1, min minute minutes 60, h hr hrs hour hours 3600, day days 86400"
     ", week weeks 604800",
     "volume": "mL ml milliliter milliliters 1/1000, L l liter liters litre litres 1",
-    "money": "cent cents 1/100, dollar dollars USD 1",
+    "force": "N 1, kN 1000, MN 1000000",
+    "energy": "J 1, kJ 1000, MJ 1000000",
+    "power": "mW 1/1000, W 1, kW 1000, MW 1000000",
+    "voltage": "mV 1/1000, V 1, kV 1000",
+    "current": "mA 1/1000, A 1",
+    "frequency": "Hz 1, kHz 1000, MHz 1000000, GHz 1000000000",
+    "pressure": "Pa 1, kPa 1000, MPa 1000000, GPa 1000000000",
+    "money": "cent cents \\cent ¢ 1/100, dollar dollars USD 1",
 }
 SCALES = {
     name: (dimension, Fraction(factor))
@@ -40,6 +53,10 @@ SCALES = {
     for name in names
 }
 """Units that convert into each other: their dimension, and their size in its base unit."""
+COMPOUND = re.compile(
+    r"(\d+)\s*(?:\\(?:text|mathrm)\s*\{\s*)?([A-Za-z]+),?[\s}]+(?:and[\s}]+)?"
+    r"(\d+(?:\.\d+)?)\s*(?:\\(?:text|mathrm)\s*\{\s*)?([A-Za-z]+)[\s}]*"
+)
 
 
 def is_unit(node: Node) -> bool:
@@ -78,7 +95,10 @@ def split_unit(node: Node) -> tuple[Node, tuple[Node, ...]]:
             inner, units = split_unit(amount)
             return inner, (*units, unit if name == "mul" else Op("div", (Num(Fraction(1)), unit)))
         case Op("mul", (word, amount)) if (
-            is_unit(word) and not is_unit(amount) and not (isinstance(word, Sym) and len(word.name) < 3)
+            is_unit(word)
+            and not is_unit(amount)
+            and not (isinstance(word, Sym) and len(word.name) < 3)
+            and not any(BOUND.search(name) for name, _ in factors(word))
         ):
             inner, units = split_unit(amount)
             return inner, (word, *units)
@@ -92,9 +112,23 @@ def split_unit(node: Node) -> tuple[Node, tuple[Node, ...]]:
             return node, ()
 
 
+def in_one_unit(text: str) -> str:
+    """`1 hour 30 minutes` as `90 minutes`; any other text as it is."""
+    match = COMPOUND.fullmatch(text)
+    if match is None or match[2] not in SCALES or match[4] not in SCALES:
+        return text
+    (dimension, large), (other, small) = SCALES[match[2]], SCALES[match[4]]
+    if dimension != other or large <= small:
+        return text
+    return f"{Fraction(match[1]) * large / small + Fraction(match[3])} {match[4]}"
+
+
 def is_quantity(node: Node) -> bool:
-    """Whether a node is an amount of a unit that converts into others, so that its number alone does not say it."""
-    return _measure(split_unit(node)[1]) is not None
+    """Whether a node is an amount of units that are known, so that its number alone does not say it."""
+    amount, units = split_unit(node)
+    symbols = [part for part in walk(amount) if isinstance(part, Sym | Text)]
+    plain = all(isinstance(symbol, Sym) and symbol.name in CONSTANT_NAMES for symbol in symbols)
+    return plain and bool(units) and all(name in UNITS or name in SCALES for unit in units for name, _ in factors(unit))
 
 
 def conversion(gold: tuple[Node, ...], answer: tuple[Node, ...]) -> Fraction | None:
@@ -110,7 +144,7 @@ def _measure(units: tuple[Node, ...]) -> tuple[tuple[tuple[str, int], ...], Frac
     """Dimensions with their powers, and the size in base units."""
     powers: dict[str, int] = {}
     size = Fraction(1)
-    for name, power in (part for unit in units for part in _factors(unit, 1)):
+    for name, power in (part for unit in units for part in factors(unit)):
         if name not in SCALES:
             return None
         dimension, scale = SCALES[name]
@@ -119,23 +153,24 @@ def _measure(units: tuple[Node, ...]) -> tuple[tuple[tuple[str, int], ...], Frac
     return (tuple(sorted(powers.items())), size) if powers else None
 
 
-def _factors(unit: Node, power: int) -> Iterator[tuple[str, int]]:
+def factors(unit: Node, power: int = 1) -> Iterator[tuple[str, int]]:
+    """The names of a unit and their powers; "" for what has none."""
     match unit:
         case Sym(name) | Text(name):
             yield name, power
         case Num():
             return
         case Op("pow", (base, Num(exponent))) if exponent.denominator == 1 and abs(exponent) < 10:
-            yield from _factors(base, power * int(exponent))
+            yield from factors(base, power * int(exponent))
         case Op("pow", (base, Op("neg", (Num(exponent),)))) if exponent.denominator == 1 and abs(exponent) < 10:
-            yield from _factors(base, -power * int(exponent))
+            yield from factors(base, -power * int(exponent))
         case Op("mul", (Sym(a), Sym(b))) if a + b in UNITS:
             yield a + b, power
         case Op("mul", (left, right)):
-            yield from _factors(left, power)
-            yield from _factors(right, power)
+            yield from factors(left, power)
+            yield from factors(right, power)
         case Op("div", (left, right)):
-            yield from _factors(left, power)
-            yield from _factors(right, -power)
+            yield from factors(left, power)
+            yield from factors(right, -power)
         case _:
             yield "", power

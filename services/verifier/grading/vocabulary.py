@@ -70,6 +70,7 @@ FUNCTIONS = {
     "binomial": "binomial",
     "factorial": "factorial",
     "Rational": "rational",
+    "Fraction": "rational",
     "conjugate": "conjugate",
     "nCr": "binomial",
     "comb": "binomial",
@@ -184,7 +185,8 @@ ACCENTS = frozenset(
         "wideparen",
     ]
 )
-SEPARATORS = frozenset(["and", "or", "und", "et", "y", "ou", "且", "或", "和"]) - {"y"}
+ALTERNATIVES = frozenset(["or", "ou", "或"])
+SEPARATORS = ALTERNATIVES | {"and", "und", "et", "且", "和"}
 STOP_WORDS = frozenset(
     "is are the a an of for to in on with where when if then because so since that this which by at from"
     " per each there we you it its as has have".split()

@@ -68,7 +68,10 @@ SAME_PHRASES = (
 KNOWN_PHRASES = frozenset[str]().union(*SAME_PHRASES)
 LIST_OF_PHRASES = re.compile(r"\s*(?:,\s*and\b|,|;|\band\b)\s*")
 DENIAL = re.compile(r"\b(?:not|never|neither|nor|cannot|no|non)\b|n't\b")
-CLOCK = re.compile(r"(\d{1,2})[:.](\d{2})\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
+CLOCK = re.compile(r"(\d{1,2})(?:[:.](\d{2}))?\s*(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
+
+
+DATE = re.compile(r"\d{4}([-/])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4}")
 
 
 @lru_cache(maxsize=8192)
@@ -144,25 +147,32 @@ def _clock(text: str) -> re.Match[str] | None:
 
 
 def _same_time(gold: str, answer: str) -> bool | None:
-    """Grade a time of day with `AM` or `PM`; None where the gold is none."""
+    """Grade a time of day where either says `AM` or `PM`; None where the gold is none."""
     wanted = _clock(gold)
-    if wanted is None or wanted[3] is None:
+    times = [time for time in CLOCK.finditer(answer) if time[2] or time[3]] if wanted else []
+    found = _clock(answer) or (times[0] if len(times) == 1 else None)
+    if wanted is None or not (wanted[3] or (wanted[2] and found and found[3])):
         return None
-    found = _clock(answer)
-    if found is None or wanted[2] != found[2]:
+    if found is None or (wanted[2] or "00") != (found[2] or "00"):
         return False
-    hour = int(wanted[1]) % 12 + (12 if wanted[3].lower() == "p" else 0)
-    if found[3] is not None:
-        return hour == int(found[1]) % 12 + (12 if found[3].lower() == "p" else 0)
-    return int(found[1]) in (hour, int(wanted[1]))
+    if wanted[3] and found[3]:
+        return _hour(wanted) == _hour(found)
+    return int(found[1]) in (int(wanted[1]), _hour(wanted)) or int(wanted[1]) == _hour(found)
+
+
+def _hour(time: re.Match[str]) -> int:
+    """The hour of the day, 0 to 23."""
+    return int(time[1]) if not time[3] else int(time[1]) % 12 + (12 if time[3].lower() == "p" else 0)
 
 
 def compare_words(gold: str, answer: str) -> bool | None:
-    """Grade a gold answer in words: a truth value, a time of day, a lettered option, a phrase; None where the gold is
+    """Grade a gold answer in words: a truth value, a time, a date, a lettered option, a phrase; None where the gold is
     none of these."""
     same_time = _same_time(gold, answer)
     if same_time is not None:
         return same_time
+    if DATE.fullmatch(gold) and DATE.fullmatch(answer):
+        return [int(part) for part in re.findall(r"\d+", gold)] == [int(part) for part in re.findall(r"\d+", answer)]
     truth = BOOLEANS.get(phrase(gold)) if len(gold) < 40 else None
     if truth is not None and len(phrase(gold)) > 1:
         return boolean(answer) is truth
@@ -178,6 +188,8 @@ def compare_words(gold: str, answer: str) -> bool | None:
         return None
     if is_words(gold):
         if max(len(gold), len(answer)) <= 3 and " " not in gold + answer:
-            return True if len(gold) == 3 and gold.lower() == answer.lower() else None  # may be a product of letters
+            if len(gold) == 3 and (gold.lower() == answer.lower() or (gold + answer).isupper()):
+                return gold.lower() == answer.lower()  # `ABC` is a name or an order
+            return None  # may be a product of letters
         return True if words_equal(gold, answer) else (False if is_words(answer) else None)
     return None
