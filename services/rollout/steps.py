@@ -169,9 +169,14 @@ class Steps:
         """The model that the engines serve; an engine that is only starting is waited for."""
         begun = time.monotonic()
         while True:
-            await self.obey(status.id)
+            looking = asyncio.create_task(
+                inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens, loading)
+            )
             try:
-                return await inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens, loading)
+                while not looking.done():  # an engine may take its whole deadline for an answer
+                    await self.obey(status.id)
+                    await asyncio.wait([looking], timeout=POLL_S)
+                return looking.result()
             except EngineDown as error:
                 if time.monotonic() - begun > self._settings.engine_deadline_s:
                     raise
@@ -181,6 +186,8 @@ class Steps:
                 if waiting != status.progress:
                     status = await self._jobs.write(status.model_copy(update={"progress": waiting}), token)
                 await asyncio.sleep(1.0)
+            finally:
+                looking.cancel()
 
     async def _play(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """One rollout or evaluation: hand out tickets until every trajectory is published."""

@@ -1,6 +1,7 @@
 """Jobs are refused clearly, cancelled and paused within seconds, and made once for one idempotency key."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,7 @@ from services.rollout.settings import RolloutSettings
 from shared import keys
 from shared.status import State
 from shared.training import TrainingState, TrainingStatus
-from tests.fakes.engine import FakeEngine, Serving
+from tests.fakes.engine import FakeEngine, Message, Serving
 from tests.rollout.client import PROBLEMS, finish, submit, until
 
 
@@ -66,14 +67,32 @@ async def test_one_idempotency_key_makes_one_job(service: httpx.AsyncClient) -> 
     assert other.status_code == 409
 
 
+def slow_down_after_the_probe(engine: FakeEngine) -> None:
+    """The engine's first answer, by which a job looks whether it is fit, comes at once, and the others never."""
+
+    def answer(messages: Sequence[Message], weights: str) -> str:
+        engine.latency_s = 3600
+        return "A"
+
+    engine.script = answer
+
+
+@pytest.mark.parametrize("phase", ["prepare", "rollout"])
 async def test_cancelling_ends_the_job_and_leaves_no_request_behind(
-    service: httpx.AsyncClient, engine: FakeEngine
+    settings: RolloutSettings, engine: FakeEngine, phase: str
 ) -> None:
-    engine.latency_s = 30
+    if phase == "rollout":
+        slow_down_after_the_probe(engine)
+    else:
+        engine.latency_s = 3600
+    with Serving(create_app(settings.model_copy(update={"engine_deadline_s": 3600}))) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as service:
+            await cancel_in_flight(service, engine, phase)
+
+
+async def cancel_in_flight(service: httpx.AsyncClient, engine: FakeEngine, phase: str) -> None:
     job = await submit(service)
-    async with asyncio.timeout(60):
-        while not engine.in_flight:
-            await asyncio.sleep(0.02)
+    await until(service, job, lambda status: status.phase == phase and engine.latency_s > 0 and engine.in_flight > 0)
     assert (await service.delete(f"/v1/jobs/{job}")).status_code == 202
     assert (await finish(service, job)).state is State.CANCELLED
     async with asyncio.timeout(60):
@@ -86,7 +105,7 @@ async def test_cancelling_ends_the_job_and_leaves_no_request_behind(
 async def test_a_job_that_waits_behind_another_is_cancelled_at_once(
     service: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    engine.latency_s = 30
+    slow_down_after_the_probe(engine)
     first, second = await submit(service), await submit(service)
     await until(service, first, lambda status: status.phase == "rollout")
     await service.delete(f"/v1/jobs/{second}")
