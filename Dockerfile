@@ -5,6 +5,7 @@
 ARG PYTHON=python:3.11-slim
 ARG DEBIAN=debian:bookworm-slim
 ARG INSTALL="env SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt UV_CACHE_DIR=/root/.cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 \
+    UV_HTTP_TIMEOUT=300 UV_HTTP_RETRIES=5 \
     uv pip install --python /opt/drift/bin/python --no-deps --index-strategy unsafe-best-match"
 
 # ---- building: virtual environments at the path where they will be used ------------------------------------------------

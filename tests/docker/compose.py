@@ -62,7 +62,7 @@ class Project:
             state = self.inspect(container)["State"]
             return state["Status"] == "running" and state["StartedAt"] != before["State"]["StartedAt"]
 
-        until(started_anew, f"restart of {before['Name']}", 60)
+        until(started_anew, f"restart of {before['Name']}", 180)
 
     def healthy(self, container: str) -> bool:
         """Whether the container's health check passes."""

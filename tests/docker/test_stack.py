@@ -41,7 +41,7 @@ def stack() -> Iterator[Project]:
     project = Project("drift-test", environment)
     project.compose("down", "--volumes", "--timeout", "5")
     with ThreadPoolExecutor() as builders:  # all at once; `compose build` alone goes by `depends_on`
-        list(builders.map(lambda image: project.compose("build", image, timeout=1200), IMAGES))
+        list(builders.map(lambda image: project.compose("build", image, timeout=3600), IMAGES))
     try:
         yield project
     finally:
@@ -66,7 +66,7 @@ def life() -> dict[str, str]:
 
 def read(client: httpx.Client, job: str) -> JobStatus:
     """The job's status, as soon as the service answers."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         try:
             reply = client.get(f"/v1/jobs/{job}")
@@ -102,7 +102,7 @@ def everyone(stack: Project) -> bool:
 
 
 def test_one_command_brings_every_service_to_health(stack: Project) -> None:
-    stack.compose("up", "--detach", "--wait", "--wait-timeout", "480")
+    stack.compose("up", "--detach", "--wait", "--wait-timeout", "900", timeout=1000)
     assert all(len(stack.containers(service)) == 1 for service in LONG_RUNNING)
     assert everyone(stack)
 
@@ -162,9 +162,9 @@ def test_a_port_scan_from_outside_sees_two_ports(stack: Project) -> None:
 def test_without_a_token_nothing_is_told(stack: Project) -> None:
     for port in (8000, 8001):
         for headers in ({}, {"Authorization": "Bearer wrong"}):
-            reply = httpx.get(f"http://127.0.0.1:{port}/openapi.json", headers=headers)
+            reply = httpx.get(f"http://127.0.0.1:{port}/openapi.json", headers=headers, timeout=30)
             assert reply.status_code == 401, reply.text
-        assert httpx.get(f"http://127.0.0.1:{port}/metrics", headers=TOKEN).status_code == 404
+        assert httpx.get(f"http://127.0.0.1:{port}/metrics", headers=TOKEN, timeout=30).status_code == 404
 
 
 def test_redis_asks_for_a_password_and_keeps_dangerous_commands_to_itself(stack: Project) -> None:
@@ -210,11 +210,14 @@ def test_a_job_survives_the_sudden_death_of_every_container(
     job = life["job"] = submitted.json()["id"]
 
     def published() -> int:
-        progress = read(rollout, job).progress
-        return progress.done if progress and progress.phase == "rollout" else 0
+        status = read(rollout, job)
+        if status.rollouts:  # a fast engine is through before the last kill, which then meets what comes after
+            return GROUPS * SIBLINGS
+        return status.progress.done if status.progress and status.progress.phase == "rollout" else 0
 
     def goes_on(beyond: int) -> int:
-        until(lambda: published() > beyond, f"more than {beyond} trajectories: {read(rollout, job).progress}", 240)
+        goal = min(beyond + 1, GROUPS * SIBLINGS)
+        until(lambda: published() >= goal, f"more than {beyond} trajectories: {read(rollout, job).progress}", 600)
         return published()
 
     done = 0
@@ -223,11 +226,11 @@ def test_a_job_survives_the_sudden_death_of_every_container(
         [container] = stack.containers(service)
         stack.kill(container)
         print(f"killed {service} after {done} of {GROUPS * SIBLINGS} trajectories")  # noqa: T201
-    until(lambda: (read(rollout, job).trainings or [None])[-1] is not None, "the training's beginning", 300)
-    until(lambda: read(rollout, job).trainings[0].step >= 1, "the first training step", 300)
+    until(lambda: (read(rollout, job).trainings or [None])[-1] is not None, "the training's beginning", 900)
+    until(lambda: read(rollout, job).trainings[0].step >= 1, "the first training step", 600)
     [trainer] = stack.containers("trainer")
     stack.kill(trainer)
-    status = await_state(rollout, job, 420)
+    status = await_state(rollout, job, 900)
     assert status.state is State.SUCCEEDED, status.error
     assert sorted(pages(rollout, job, "rollout-0")) == [(group, k) for group in range(GROUPS) for k in range(SIBLINGS)]
     assert status.rollouts[0].trajectories == GROUPS * SIBLINGS
@@ -236,13 +239,13 @@ def test_a_job_survives_the_sudden_death_of_every_container(
     assert status.trainings[0].step == status.trainings[0].steps == STEPS
     listing = stack.python("engine", f"import os, json; print(json.dumps(os.listdir({status.checkpoint!r})))")
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(json.loads(listing))
-    until(lambda: everyone(stack), "health after the kills", 120)
+    until(lambda: everyone(stack), "health after the kills", 300)
 
 
 def test_services_scale_up_share_the_work_and_scale_down(
     stack: Project, rollout: httpx.Client, life: dict[str, str]
 ) -> None:
-    scale = ("up", "--detach", "--no-recreate", "--wait", "--wait-timeout", "180")
+    scale = ("up", "--detach", "--no-recreate", "--wait", "--wait-timeout", "540")
     stack.compose(*scale, "--scale", "verifier=3", "--scale", "rollout=2")
     assert (len(stack.containers("verifier")), len(stack.containers("rollout"))) == (3, 2)
     count = (
@@ -257,11 +260,11 @@ def test_services_scale_up_share_the_work_and_scale_down(
     item = {"id": "1", "kind": "math", "response": r"\boxed{1}", "answer": "1"}
 
     def all_work() -> bool:
-        reply = httpx.post("http://127.0.0.1:8001/v1/verify", json=item, headers=TOKEN)
+        reply = httpx.post("http://127.0.0.1:8001/v1/verify", json=item, headers=TOKEN, timeout=30)
         assert reply.status_code == 200, reply.text
         return all(graded())
 
-    until(all_work, "work for every verifier", 60)
+    until(all_work, "work for every verifier", 180)
     made = generate(train=6, test=1, seed=4)
     spec = {
         "name": "scaled",
@@ -270,7 +273,7 @@ def test_services_scale_up_share_the_work_and_scale_down(
     }
     job = rollout.post("/v1/jobs", json=spec).raise_for_status().json()["id"]
     stack.kill(stack.containers("rollout")[0])
-    status = await_state(rollout, job, 180)
+    status = await_state(rollout, job, 600)
     assert status.state is State.SUCCEEDED, status.error
     assert sorted(pages(rollout, job, "rollout-0")) == [(group, k) for group in range(6) for k in range(2)]
     stack.compose(*scale, "--scale", "verifier=1", "--scale", "rollout=1")

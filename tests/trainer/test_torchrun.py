@@ -191,8 +191,9 @@ async def test_a_streamed_training_begins_early_and_ends_as_one_that_had_all_its
     rows = make_groups("streamed", groups=GROUPS)
     half = len(rows) // 2
     await submit(redis, "streamed", trainer.model, STREAMED, rows[:half])
-    status = await wait_for(redis, trainer, "streamed", TrainingState.RUNNING, step=4, message="waits for trajectories")
-    assert status.step == 4 and status.trajectories == half and "6 of 12 groups" in (status.message or "")
+    message = "waits for trajectories: 6 of 12 groups"
+    status = await wait_for(redis, trainer, "streamed", TrainingState.RUNNING, step=4, message=message)
+    assert status.step == 4 and status.trajectories == half
     await submit(redis, "between", trainer.model, TRAIN.model_copy(update={"steps": 2}))
     await succeed(redis, trainer, "between")
     await publish(redis, "streamed", rows[half:-8])
@@ -233,7 +234,7 @@ async def test_a_redis_that_is_gone_for_good_ends_the_trainer_and_a_later_start_
     with tempfile.TemporaryDirectory(prefix="drift-") as folder:
         valkey = DurableValkey(Path(folder))
         valkey.start()
-        settings = {"DRIFT_REDIS_PATIENCE_S": "2"}
+        settings = {"DRIFT_REDIS_PATIENCE_S": "10"}
         trainer = Trainer(valkey.url, tmp_path, model, ranks=2, arguments=("--standalone",), settings=settings)
         try:
             with running(trainer):
@@ -241,8 +242,8 @@ async def test_a_redis_that_is_gone_for_good_ends_the_trainer_and_a_later_start_
                     await submit(redis, "job", model, TRAIN.model_copy(update={"steps": 2_000}))
                     before = await wait_for(redis, trainer, "job", TrainingState.RUNNING, step=3)
                 valkey.kill()
-                assert await asyncio.to_thread(trainer.process.wait, 60) == 1
-                assert "Redis has not answered for 2 s. See DRIFT_REDIS_URL" in trainer.log.read_text()
+                assert await asyncio.to_thread(trainer.process.wait, 120) == 1
+                assert "Redis has not answered for 10 s. See DRIFT_REDIS_URL" in trainer.log.read_text()
             valkey.start()
             with running(trainer):
                 async with connect(valkey.url) as redis:
