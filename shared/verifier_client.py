@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+from pydantic import ValidationError
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -180,7 +181,14 @@ def _body(items: Sequence[VerifyItem]) -> str:
 
 def _results(reply: httpx.Response, items: Sequence[VerifyItem]) -> list[VerifyResult]:
     """The results of a reply, one for each item; raises `httpx.HTTPStatusError` or `DriftError`."""
-    results = VerifyResponse.model_validate_json(reply.raise_for_status().content).results
+    content = reply.raise_for_status().content
+    try:
+        results = VerifyResponse.model_validate_json(content).results
+    except ValidationError:
+        raise DriftError(
+            f"{reply.url} answers with something else than verdicts: {reply.text[:300]}",
+            remedy="Is a verifier of this version at that address?",
+        ) from None
     if [result.id for result in results] != [item.id for item in items]:
         raise DriftError(
             "The verifier's results do not match the items by id and order.",

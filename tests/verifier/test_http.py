@@ -191,3 +191,10 @@ async def test_the_client_retries_what_passes_and_nothing_else() -> None:
     ) as client:
         with pytest.raises(Unavailable):
             await client.verify([item])
+
+
+async def test_an_answer_of_something_else_is_named() -> None:
+    page = httpx.MockTransport(lambda _: httpx.Response(200, html="<html>sign in</html>"))
+    async with VerifierClient("http://verifier", transport=page) as client:
+        with pytest.raises(DriftError, match=r"sign in.*Is a verifier of this version"):
+            await client.verify([VerifyItem(id="1", response="1", answer="1")])
