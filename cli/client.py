@@ -3,9 +3,8 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Self
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import httpx
 from pydantic import ValidationError
@@ -84,7 +83,7 @@ class JobClient:
 
     async def get_json(self, job: str) -> bytes:
         """One job, exactly as the service gives it."""
-        return (await self._ask("GET", f"/v1/jobs/{job}")).content
+        return (await self._ask("GET", f"{_path(job)}")).content
 
     async def cancel(self, job: str) -> None:
         """Ask the service to cancel a job."""
@@ -92,20 +91,20 @@ class JobClient:
 
     async def command(self, method: str, job: str, route: str = "") -> bytes:
         """Cancel, pause or resume a job; the service's answer."""
-        return (await self._ask(method, f"/v1/jobs/{job}{route}")).content
+        return (await self._ask(method, f"{_path(job)}{route}")).content
 
     async def spec(self, job: str) -> JobSpec:
         """What a job was asked to do."""
-        return JobSpec.model_validate_json((await self._ask("GET", f"/v1/jobs/{job}/spec")).content)
+        return JobSpec.model_validate_json((await self._ask("GET", f"{_path(job)}/spec")).content)
 
     async def outcomes(self, job: str, part: str) -> PartOutcomes:
         """What became of each trajectory of a part."""
-        reply = await self._ask("GET", f"/v1/jobs/{job}/outcomes?{urlencode({'part': part})}")
+        reply = await self._ask("GET", f"{_path(job)}/outcomes?{urlencode({'part': part})}")
         return PartOutcomes.model_validate_json(reply.content)
 
     async def weights(self, job: str, asked: Mapping[str, str | float]) -> bytes:
         """The weights of a job's rollouts under other constants, as the service gives them."""
-        return (await self._ask("GET", f"/v1/jobs/{job}/weights?{urlencode(asked)}")).content
+        return (await self._ask("GET", f"{_path(job)}/weights?{urlencode(asked)}")).content
 
     async def presets(self) -> bytes:
         """The problem sets that a job can name, as the service gives them."""
@@ -113,19 +112,19 @@ class JobClient:
 
     async def report(self, job: str) -> bytes:
         """A job's report with its figures, zipped."""
-        return (await self._ask("GET", f"/v1/jobs/{job}/report?format=zip")).content
+        return (await self._ask("GET", f"{_path(job)}/report?format=zip")).content
 
     async def export(self, job: str, format: str, part: str | None) -> AsyncIterator[bytes]:
         """A job's trajectories, piece by piece."""
         asked = urlencode({"format": format} | ({"part": part} if part else {}))
-        async with self._stream(f"/v1/jobs/{job}/export?{asked}") as reply:
+        async with self._stream(f"{_path(job)}/export?{asked}") as reply:
             async for piece in reply.aiter_bytes():
                 yield piece
 
     async def events(self, job: str, after: str) -> AsyncIterator[Event]:
         """What happens to a job after the event `after`, until the connection ends or breaks (`Unavailable`)."""
         fields: dict[str, str] = {}
-        async with self._stream(f"/v1/jobs/{job}/events", {"Last-Event-ID": after}, read_s=WORDLESS_S) as reply:
+        async with self._stream(f"{_path(job)}/events", {"Last-Event-ID": after}, read_s=WORDLESS_S) as reply:
             async for line in reply.aiter_lines():
                 name, _, value = line.partition(":")
                 if line:
@@ -141,7 +140,7 @@ class JobClient:
         try:
             timeout = httpx.Timeout(TIMEOUT_S, read=read_s)
             async with self._http.stream("GET", path, headers=headers, timeout=timeout) as reply:
-                if reply.is_error:
+                if not _is_answer(reply):
                     await reply.aread()
                     raise _read_problem(reply)
                 yield reply
@@ -155,7 +154,7 @@ class JobClient:
             reply = await self._http.request(method, path, content=content, headers=headers)
         except httpx.TransportError as error:
             raise self._silent(error) from None
-        if reply.is_error:
+        if not _is_answer(reply):
             raise _read_problem(reply)
         return reply
 
@@ -164,6 +163,15 @@ class JobClient:
             f"The rollout service at {self._http.base_url} does not answer ({type(error).__name__}).",
             remedy="Start it with `drift up`, or name it with DRIFT_ROLLOUT_PORT or --url.",
         )
+
+
+def _path(job: str) -> str:
+    return f"/v1/jobs/{quote(job, safe='')}"
+
+
+def _is_answer(reply: httpx.Response) -> bool:
+    """Whether the service did what was asked; a redirection or a web page says that it is another one."""
+    return reply.is_success and not reply.headers.get("Content-Type", "").startswith("text/html")
 
 
 class _Problem(Schema, extra="ignore"):
@@ -177,6 +185,6 @@ def _read_problem(reply: httpx.Response) -> ApiError:
     try:
         problem = _Problem.model_validate_json(reply.content)
     except ValidationError:
-        phrase = HTTPStatus(reply.status_code).phrase
-        return ApiError(reply.status_code, f"{reply.url} answers {reply.status_code} {phrase}: {reply.text[:300]}")
+        said = f"{reply.url} answers {reply.status_code} {reply.reason_phrase}: {reply.text[:300]}"
+        return ApiError(reply.status_code, said, remedy="Is a rollout service of this version there?")
     return ApiError(reply.status_code, problem.detail, remedy=problem.remedy)

@@ -40,6 +40,14 @@ class Commands(typer.Typer):
         except DriftError as error:
             err.print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             sys.exit(2 if isinstance(error, SettingsError | SpecError) or error.status in (404, 422) else 1)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            # A folder that is not there, a file that may not be written.
+            err.print(
+                f"[red]Error:[/] {escape(f'{error.filename}: {error.strerror}.')}", highlight=False, soft_wrap=True
+            )
+            sys.exit(2)
 
 
 def open_jobs(url: str | None) -> AbstractAsyncContextManager[JobClient]:

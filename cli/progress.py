@@ -7,6 +7,7 @@ import asyncio
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -38,13 +39,13 @@ class JobProgress:
     def __init__(self, console: Console, *, shown: bool = True) -> None:
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=console,
             transient=True,
             refresh_per_second=2,
@@ -92,7 +93,7 @@ class JobProgress:
         if not self._shown:
             return
         mark = "[red]✗" if status.state in (State.FAILED, State.CANCELLED) else "[green]✓"
-        self._bars.console.print(f"{mark}[/] {label}: {self._total} in {seconds:.0f} s", highlight=False)
+        self._bars.console.print(f"{mark}[/] {escape(label)}: {self._total} in {seconds:.0f} s", highlight=False)
 
 
 def _note(status: JobStatus, message: str | None) -> str:
@@ -159,9 +160,9 @@ class HealthPrinter:
                 self._console.print(f"[green]✓[/] {described} is healthy after {seconds:.0f} s", highlight=False)
             case Health.RESTARTING:
                 self._console.print(
-                    f"[yellow]![/] {described} ended and is restarted; log: {child.log}", highlight=False
+                    f"[yellow]![/] {described} ended and is restarted; log: {escape(str(child.log))}", highlight=False
                 )
             case Health.FAILED:
-                self._console.print(f"[red]✗[/] {described} failed; log: {child.log}", highlight=False)
+                self._console.print(f"[red]✗[/] {described} failed; log: {escape(str(child.log))}", highlight=False)
             case _:
                 pass

@@ -5,6 +5,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from shared.measures import Evaluation
@@ -60,7 +61,7 @@ def compare(status: JobStatus) -> list[Comparison]:
 def build_table(comparison: Comparison) -> Table:
     """For the terminal."""
     first = comparison.evaluations[0]
-    table = Table(title=f"{comparison.dataset}: {first.n} problems, greedy, {len(first.multi_at)} turns")
+    table = Table(title=f"{escape(comparison.dataset)}: {first.n} problems, greedy, {len(first.multi_at)} turns")
     for position, title in enumerate(comparison.header):
         table.add_column(title, justify="right" if position else "left")
     for row in comparison.rows:

@@ -82,7 +82,7 @@ def report(
     if as_json:
         print(json.dumps({"files": [str(file) for file in files]}))
     else:
-        out.print(f"{folder / 'report.md'}, with {len(files) - 1} files beside it.", highlight=False)
+        out.print(f"{folder / 'report.md'}, with {len(files) - 1} files beside it.", highlight=False, markup=False)
 
 
 def export(
@@ -118,7 +118,10 @@ def export(
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    print(json.dumps({"path": str(path), "bytes": size})) if as_json else out.print(f"{path}: {size} bytes")
+    if as_json:
+        print(json.dumps({"path": str(path), "bytes": size}))
+    else:
+        out.print(f"{path}: {size} bytes", markup=False)
 
 
 def reweight(

@@ -29,6 +29,7 @@ def init(
     out.print(
         f"{path} is written. Put your questions into {root}, name the file in {path}, then `drift submit {path}`.",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.console import Json, Url, open_jobs, out, run
+from cli.console import Json, Url, err, open_jobs, out, run
 from cli.settings import LocalSettings
 from shared.settings import load_settings
 
@@ -41,7 +41,7 @@ def study(
 
     async def run_jobs() -> None:
         async with open_jobs(url) as jobs:
-            await carry_out(whole, list_tasks(plan_runs(whole)), ledger, jobs, out)
+            await carry_out(whole, list_tasks(plan_runs(whole)), ledger, jobs, err if as_json else out)
 
     settings = load_settings(LocalSettings)
     whole = load_study(file, parity)
@@ -57,4 +57,4 @@ def study(
         run(run_jobs())
     results = collect(whole, ledger)
     path = write_report(folder, results, f"drift study {file}" + (f" --parity {parity}" if parity else ""))
-    print(json.dumps({"report": str(path)})) if as_json else out.print(f"Report: {path}", highlight=False)
+    print(json.dumps({"report": str(path)})) if as_json else out.print(f"Report: {path}", highlight=False, markup=False)

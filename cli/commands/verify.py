@@ -5,8 +5,10 @@ import sys
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from cli.console import Json
+from shared.errors import SpecError
 from shared.grading import Verdict, VerifyItem
 
 
@@ -27,16 +29,15 @@ def verify(
     """
     from cli.grading import grade
 
-    item = VerifyItem.model_validate(
-        {
-            "id": "cli",
-            "kind": kind,
-            "response": sys.stdin.read() if response == "-" else response,
-            "answer": answer,
-            "letters": letters,
-            "choices": choice,
-        }
-    )
+    asked = {"kind": kind, "answer": answer, "letters": letters, "choices": choice}
+    try:
+        item = VerifyItem.model_validate(
+            {"id": "cli", "response": sys.stdin.read() if response == "-" else response, **asked}
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise SpecError(f"{field}: {first['msg']}.", remedy="See `drift verify --help`.") from None
     result = asyncio.run(grade(item, url))
     if as_json:
         typer.echo(result.model_dump_json())

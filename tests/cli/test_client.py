@@ -56,6 +56,32 @@ async def test_a_refusal_carries_the_services_detail_and_remedy() -> None:
 async def test_an_answer_that_is_no_problem_document_is_shown_as_it_is() -> None:
     with pytest.raises(ApiError, match=r"502 Bad Gateway: <html>"):
         await client(lambda _: httpx.Response(502, text="<html>proxy</html>")).list()
+    with pytest.raises(ApiError, match=r"520 .*<html>"):  # no status of the standard
+        await client(lambda _: httpx.Response(520, text="<html>proxy</html>")).list()
+
+
+async def test_a_page_or_a_redirection_in_place_of_an_answer_is_named() -> None:
+    def sign_in(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, html="<html>sign in</html>")
+
+    with pytest.raises(ApiError, match=r"sign in.*Is a rollout service"):
+        await client(sign_in).list()
+    with pytest.raises(ApiError, match="sign in"):
+        [piece async for piece in client(sign_in).export("j1", "jsonl", None)]
+    with pytest.raises(ApiError, match="307 Temporary Redirect"):
+        await client(lambda _: httpx.Response(307, headers={"Location": "/v1/jobs"})).get("")
+
+
+async def test_an_id_is_never_more_than_one_part_of_the_path() -> None:
+    asked: list[bytes] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path)
+        return httpx.Response(404, json={"detail": "There is no such job."})
+
+    with pytest.raises(ApiError):
+        await client(handler).cancel("a/../b?c#d")
+    assert asked == [b"/v1/jobs/a%2F..%2Fb%3Fc%23d"]
 
 
 async def test_a_silent_service_is_named_with_a_remedy() -> None:

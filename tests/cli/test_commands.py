@@ -132,6 +132,16 @@ def test_without_a_stack_machines_hear_so_on_standard_output_alone(tmp_path: Pat
         assert (ended.returncode, json.loads(ended.stdout), ended.stderr) == (code, said, "")
 
 
+def test_what_was_mistyped_is_named_without_a_traceback(tmp_path: Path) -> None:
+    for arguments, said in [
+        (("init", "nowhere/job.yaml"), "nowhere/job.yaml: No such file or directory."),
+        (("verify", "1", "-a", "1", "--kind", "maths"), "kind: Input should be 'math', 'choice' or 'string'."),
+    ]:
+        ended = drift(*arguments, cwd=tmp_path)
+        assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
+        assert said in ended.stderr and "Traceback" not in ended.stderr
+
+
 def test_a_job_file_is_written_once(tmp_path: Path) -> None:
     assert json.loads(drift("init", "--json", cwd=tmp_path).stdout) == {"path": "job.yaml"}
     again = drift("init", "--json", cwd=tmp_path)

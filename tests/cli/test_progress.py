@@ -104,3 +104,12 @@ async def test_a_real_job_is_followed_to_its_last_status(
             ended = await follow(jobs, job, shown)
         assert ended == await jobs.get(job)
     assert ended.state is State.SUCCEEDED
+
+
+def test_a_phase_is_called_as_its_file_is() -> None:
+    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
+    running = Progress(phase="rollout", label="roll out sets[/a].jsonl", done=3, total=3, unit="trajectories")
+    with JobProgress(console) as shown:
+        shown.update(status(0).model_copy(update={"progress": running}))
+        shown.update(status(3, State.SUCCEEDED))
+    assert "roll out sets[/a].jsonl: 3 trajectories" in console.export_text()

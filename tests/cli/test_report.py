@@ -61,3 +61,10 @@ def test_rollouts_are_told_in_a_line_with_what_was_lost() -> None:
         "rollouts, base: 16 trajectories in 2 s, solved by turn 25.0 %, 50.0 %",
         "rollouts, stage-1: 16 trajectories in 2 s, solved by turn 25.0 %, 50.0 %; 0 ungraded, 3 failed",
     ]
+
+
+def test_a_dataset_is_called_as_its_file_is() -> None:
+    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
+    named = STATUS.model_copy(update={"evaluations": [evaluation("base", [0.5, 0.6], 0.7, "sets[/a].jsonl")]})
+    console.print(build_table(compare(named)[0]))
+    assert "sets[/a].jsonl: 256 problems" in console.export_text()
