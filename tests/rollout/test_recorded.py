@@ -149,8 +149,8 @@ async def test_weights_under_other_constants_are_those_of_the_formulas(
     assert recorded["effective_sample_size"]["min"] == pytest.approx(min(sizes))
     before = {one["id"]: one["weight"] for one in rollouts}
     assert recorded["gaining"] == sum(weights[id] > before[id] + 1e-9 for id in weights)
-    best = max(weights, key=lambda one: weights[one] - before[one])
-    assert recorded["gains"][0]["id"] == best
+    best = recorded["gains"][0]["id"]  # of several that gain alike, any
+    assert weights[best] - before[best] == pytest.approx(max(weights[one] - before[one] for one in weights))
     assert recorded["gains"][0]["after"] == pytest.approx(weights[best])
     solved = [sum(one["success"] for one in rollouts if one["group"] == group) for group in range(6)]
     composition = recorded["composition"]

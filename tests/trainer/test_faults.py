@@ -53,7 +53,7 @@ async def test_no_kill_changes_a_bit_of_the_final_weights(tmp_path: Path) -> Non
                             await asyncio.sleep(0.01)
                     else:  # while it trains, further on than ever
                         goal = await step() + rng.randint(1, 3)
-                        async with asyncio.timeout(120):
+                        async with asyncio.timeout(300):
                             while await step() < goal:
                                 await asyncio.sleep(0.01)
                         await asyncio.sleep(rng.uniform(0, 0.1))

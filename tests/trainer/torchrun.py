@@ -23,7 +23,7 @@ from tests.trainer.tiny import make_groups
 GROUPS = 12
 TRAIN = TrainSpec(steps=30, batch_size=8, learning_rate=3e-3)
 ROOT = Path(__file__).parents[2]
-_STANDSTILL_S = 120.0
+_STANDSTILL_S = 300.0
 
 
 @dataclass
