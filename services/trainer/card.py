@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from yaml import YAMLError
 
 from services.trainer.adapter import base_of
 from services.trainer.weights import local_folder
@@ -56,9 +57,12 @@ def _join(names: str | list[str]) -> str:
 
 
 def read_license(source: str) -> str | None:
-    """The licence that a model's own card states."""
+    """The licence that a model's own card states, where it can be read."""
     path = local_folder(source) / "README.md"
     if not path.is_file():
         return None
-    stated = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict().get("license")
+    try:
+        stated = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict().get("license")
+    except (ValueError, YAMLError):  # anybody may have written it: it must not cost a training that is done
+        return None
     return str(stated) if stated else None
