@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -30,10 +31,19 @@ def base_of(source: str) -> str:
 
 
 def attach_adapter(model: PreTrainedModel, source: str, spec: LoraSpec) -> LoraConfig:
-    """Freeze the model and put an adapter in, on the meta device; returns its configuration."""
+    """Freeze the model and put an adapter in, on the meta device; returns its configuration.
+
+    Raises `ValueError` for one that could not be trained, exported or, where `source` is one, continued as asked.
+    """
     if (Path(source) / CONFIG).is_file():
         config = cast(LoraConfig, PeftConfig.from_pretrained(source))
         config.inference_mode = False
+        if (config.r, config.lora_alpha) != (spec.r, spec.alpha):
+            raise ValueError(
+                f"the adapter {source} has r {config.r} and alpha {config.lora_alpha}, "
+                f"`train.lora` says {spec.r} and {spec.alpha}"
+            )
+        config.lora_dropout = spec.dropout
     else:
         config = LoraConfig(
             r=spec.r,
@@ -47,6 +57,12 @@ def attach_adapter(model: PreTrainedModel, source: str, spec: LoraSpec) -> LoraC
     inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
+    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    if odd := [name for name, module in adapted if not isinstance(module.get_base_layer(), nn.Linear)]:
+        raise ValueError(f"`train.lora.target_modules` names {', '.join(odd)}: no linear layer")
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if spec.merge and isinstance(head, LoraLayer) and head.get_base_layer().weight is embeddings.weight:
+        raise ValueError("an adapter of the output layer cannot be merged: its weights are the input embeddings, too")
     return config
 
 

@@ -164,6 +164,26 @@ def test_an_adapter_without_lora_is_refused(ranks: Ranks, base: str, tmp_path: P
         begin(ranks, full)
 
 
+@pytest.mark.parametrize(
+    ("lora", "fault"),
+    [
+        ({"target_modules": ["q_proj", "embed_tokens"]}, r"model\.embed_tokens: no linear layer"),
+        ({"target_modules": ["lm_head"], "merge": True}, r"output layer .*input embeddings"),
+    ],
+)
+def test_what_could_not_be_trained_or_exported_is_refused_at_the_start(
+    ranks: Ranks, base: str, lora: dict[str, object], fault: str
+) -> None:
+    with pytest.raises(TrainingError, match=fault):
+        begin(ranks, make_task(base, None, **lora))
+
+
+def test_an_adapter_of_another_shape_is_not_continued_in_silence(ranks: Ranks, base: str, tmp_path: Path) -> None:
+    folder = export(begin(ranks, make_task(base)), tmp_path / "export")
+    with pytest.raises(TrainingError, match=r"has r 4 and alpha 8, `train.lora` says 16 and 8"):
+        begin(ranks, make_task(base, str(folder), r=16))
+
+
 def test_weights_that_have_changed_have_another_fingerprint(base: str, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(base, tmp_path / "copy"))
     assert identify(str(copy)) == identify(base)
