@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from services.trainer.adapter import WEIGHTS, base_of, file_name
 from services.trainer.checkpoint import publish_folder
+from services.trainer.model import kept_buffers
 from services.trainer.ranks import Ranks
 from shared.training import TrainingTask
 
@@ -61,6 +62,7 @@ def _write_model(model: PreTrainedModel, base: str, folder: Path, ranks: Ranks) 
     config.dtype = dtype
     weights = _gather(dict(model.named_parameters()), dtype, ranks, _scales(model))
     if ranks.rank == 0:
+        weights |= {name: buffer.cpu() for name, buffer in kept_buffers(model).items()}
         model.save_pretrained(folder, state_dict=weights, max_shard_size=SHARD_SIZE)
         config.architectures = [type(model).__name__.removeprefix("FSDP")]
         config.save_pretrained(str(folder))

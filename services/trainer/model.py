@@ -50,6 +50,8 @@ def build_model(source: str, lora: LoraSpec | None) -> PreTrainedModel:
     if base != source and lora is None:
         raise ValueError(f"{source} is an adapter of {base}: give `train.lora` to continue it")
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    if quantisation := getattr(config, "quantization_config", None):
+        raise ValueError(f"{base} is quantised ({quantisation['quant_method']}): give the model in full precision")
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model.tie_weights()
@@ -72,6 +74,7 @@ def load_weights(
     adapter = begin_adapter(model, source, spec.seed) if spec.lora else {}
     stored = {name: name.replace(".base_layer.", ".") for name in names.values() if name not in adapter}
     weights = Weights(base_of(source), set(stored.values()))
+    kept = {id(buffer): name for name, buffer in kept_buffers(model).items()}
     filled: dict[int, nn.Parameter] = {}
 
     def fill(module: nn.Module) -> None:
@@ -87,7 +90,9 @@ def load_weights(
                     filled[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
                 setattr(child, key, filled[id(parameter)])
             for key, buffer in child.named_buffers(recurse=False):
-                setattr(child, key, buffer.to(ranks.device))
+                name = kept.get(id(buffer))
+                value = weights.read(name).to(buffer.dtype) if name is not None and name in weights else buffer
+                setattr(child, key, value.to(ranks.device))
 
     mesh = init_device_mesh(ranks.device.type, (ranks.size,)) if ranks.size > 1 else None
     for part in list_parts(model):
@@ -97,6 +102,12 @@ def load_weights(
     if sharding.recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
+
+
+def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """By name the buffers that are stored with the weights; no gradient changes them."""
+    stored = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in stored}
 
 
 def list_parts(model: PreTrainedModel) -> list[nn.Module]:

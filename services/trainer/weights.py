@@ -63,7 +63,10 @@ class Weights:
             model, loading = cast(tuple[PreTrainedModel, dict[str, list[str]]], loaded)
             if loading["missing_keys"]:
                 raise ValueError(f"{folder} holds no weights for {', '.join(sorted(loading['missing_keys'])[:5])}")
-            self._converted = dict(model.named_parameters())
+            self._converted = model.state_dict()
+
+    def __contains__(self, name: str) -> bool:
+        return name in (self._converted or self._files)
 
     def read(self, name: str) -> Tensor:
         """The whole tensor, in the dtype that it is stored in."""

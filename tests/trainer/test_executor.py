@@ -1,5 +1,7 @@
 """Promises of a rank's own work: a step that is not as it should be changes nothing."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +84,17 @@ def test_an_exploding_gradient_changes_nothing_and_names_trajectories(ranks: Ran
 def test_a_model_that_cannot_be_loaded_is_named_with_a_remedy(ranks: Ranks, task: TrainingTask, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"Could not load the model .*nothing.*safetensors"):
         begin(ranks, task.model_copy(update={"model": str(tmp_path / "nothing")}))
+
+
+def test_quantised_weights_are_refused_and_not_taken_for_plain_ones(
+    ranks: Ranks, task: TrainingTask, tmp_path: Path
+) -> None:
+    shutil.copytree(task.model, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TrainingError, match=r"quantised \(fp8\).*full precision"):
+        begin(ranks, task.model_copy(update={"model": str(tmp_path)}))
 
 
 def test_gradients_may_be_made_anew_in_each_step_as_on_a_gpu_for_weights_that_are_not_tied_too(

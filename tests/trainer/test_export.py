@@ -1,5 +1,6 @@
 """Promises of the export: a plain folder, in several files where it is large, with a card that states the facts."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from huggingface_hub import ModelCard
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from services.trainer import export as export_module
 from services.trainer.card import write_card
@@ -17,7 +18,7 @@ from services.trainer.ranks import Ranks
 from shared.measures import Composition
 from shared.returns import ReturnSpec
 from shared.training import TrainingState, TrainingStatus, TrainingTask, TrainSpec
-from tests.trainer.tiny import save_model
+from tests.trainer.tiny import VOCABULARY, save_model
 
 STATUS = TrainingStatus(
     state=TrainingState.RUNNING, stage=1, step=2, steps=2, trajectories=96, skipped=7, skipped_mass=3.21e-4,
@@ -107,6 +108,36 @@ def test_the_card_states_the_jobs_facts(task: TrainingTask) -> None:
     ):  # fmt: skip
         assert fact in card.text, fact
     assert str(Path(task.tokenizer).parent) not in card.content, "no path of this machine"
+
+
+@pytest.mark.parametrize("readme", [b"---\nlicense: [mit\n---\n", b"licence: M\xefT", b"---\njust words\n---\n"])
+def test_a_base_whose_card_cannot_be_read_costs_the_licence_and_not_the_training(
+    task: TrainingTask, tmp_path: Path, readme: bytes
+) -> None:
+    base = save_model(tmp_path)
+    (base / "README.md").write_bytes(readme)
+    card = ModelCard(write_card(task.model_copy(update={"model": str(base), "tokenizer": str(base)}), STATUS))
+    assert "license" not in card.data.to_dict()
+
+
+def test_buffers_that_belong_to_the_weights_are_loaded_and_exported_with_them(
+    ranks: Ranks, task: TrainingTask, tmp_path: Path
+) -> None:
+    """As the bias by which some mixtures of experts route: from zeros another model would be trained."""
+    config = AutoConfig.for_model(
+        "glm4_moe", vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, moe_intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, n_routed_experts=4, num_experts_per_tok=2,
+        first_k_dense_replace=1, max_position_embeddings=512, pad_token_id=None,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    name = "model.layers.1.mlp.gate.e_score_correction_bias"
+    bias = torch.tensor([0.5, -0.25, 1.0, 0.125])
+    model.get_buffer(name).copy_(bias)
+    shutil.copytree(task.model, tmp_path / "base")
+    model.save_pretrained(tmp_path / "base")
+    executor = export(ranks, task.model_copy(update={"model": str(tmp_path / "base")}), tmp_path / "export")
+    assert torch.equal(executor.model.get_buffer(name), bias)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path / "export").get_buffer(name), bias)
 
 
 def test_a_base_without_a_card_has_no_licence_made_up(task: TrainingTask, tmp_path: Path) -> None:
