@@ -55,6 +55,9 @@ def test_every_field_is_one_of_a_spec() -> None:
         ({"dataset.path": "a.csv", "more": '{"dataset": 3}'}, "dataset is no object"),
         ({"dataset.path": "a.csv", "sampling.trajectories": "many"}, "sampling.trajectories"),
         ({"pasted": '{"id": "1", "problem": "?"}'}, "field answer"),
+        ({"pasted": "problem,answer\nWhat is 1,000 + 1?,1001"}, "more cells than the header"),
+        ({"pasted": 'problem,answer\n"a' + "x" * (17 << 20) + '",1'}, "Pasted problems: field larger"),
+        ({"dataset.path": "a.csv", "more": "[" * 100_000}, "Other fields"),
     ],
 )
 def test_what_is_wrong_is_named(fields: dict[str, str], said: str) -> None:

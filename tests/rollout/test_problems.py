@@ -95,6 +95,15 @@ def test_a_csv_file_needs_only_a_mapping_of_its_columns(tmp_path: Path) -> None:
         count_problems(spec.model_copy(update={"columns": {"problem": "text"}}), tmp_path)
 
 
+def test_a_comma_without_quotes_is_named_and_never_shifts_the_answer(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text('problem,answer\n"What is 1,000 + 1?",1001\nWhat is 2 + 2?,4,\n')
+    assert [problem.answer for problem in read_problems(DatasetSpec(path="rows.csv"), tmp_path)] == ["1001", "4"]
+    file.write_text("problem,answer\nWhat is 1,000 + 1?,1001\n")
+    with pytest.raises(DatasetError, match=r"rows\.csv, line 2: the row has more cells.*quotes"):
+        count_problems(DatasetSpec(path="rows.csv"), tmp_path)
+
+
 def test_a_parquet_file_is_read_row_by_row(tmp_path: Path) -> None:
     rows = [{**GOOD, "id": str(number)} for number in range(600)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")

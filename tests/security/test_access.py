@@ -152,6 +152,17 @@ async def test_a_sign_in_that_is_no_text_is_refused(rollout: httpx.AsyncClient) 
     assert (await rollout.post("/login", content=b"key=%ff\xff\xfe")).status_code == 401
 
 
+async def test_a_cookie_that_is_no_key_is_none(rollout: httpx.AsyncClient) -> None:
+    reply = await rollout.get("/v1/jobs", headers={"Cookie": b'drift_key="\xe9"'})
+    assert reply.status_code == 401
+
+
+async def test_a_form_that_is_no_text_is_refused(service: httpx.AsyncClient) -> None:
+    for body in (b"name=\xff", b"&".join(b"a%d=1" % number for number in range(200))):
+        reply = await service.post("/new/preview", content=body)
+        assert (reply.status_code, "not the form" in reply.text) == (200, True)
+
+
 @contextmanager
 def process(settings: RolloutSettings, log: Path) -> Iterator[str]:
     """URL of a rollout service in a process of its own, which ends with the context."""

@@ -18,7 +18,7 @@ from services.rollout.dashboard.rendering import TEMPLATES
 from services.rollout.jobs import Jobs
 from services.rollout.problems.files import ENDINGS, parse_line
 from services.rollout.problems.presets import PRESETS
-from services.rollout.problems.row import parse_problem
+from services.rollout.problems.row import SURPLUS, parse_problem
 from shared.errors import DriftError, SpecError
 from shared.job import JobSpec
 from shared.schema import describe_faults
@@ -138,7 +138,7 @@ def write_curl(base_url: str, body: str) -> str:
 def _read_more(text: str) -> dict[str, object]:
     try:
         more = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"Other fields: {error}.", remedy="Write one JSON object.") from None
     if not isinstance(more, dict):
         raise SpecError("Other fields: this is no object.", remedy='Write one JSON object, e.g. {"refresh": {}}.')
@@ -161,7 +161,11 @@ def _read_pasted(text: str) -> Iterator[dict[str, object]]:
     if text.startswith("{"):
         rows = [parse_line(line, f"line {number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     else:
-        rows = list(csv.DictReader(io.StringIO(text), skipinitialspace=True))
+        lines = io.StringIO(text, newline="")
+        try:
+            rows = list(csv.DictReader(lines, restkey=SURPLUS, skipinitialspace=True))
+        except csv.Error as error:
+            raise SpecError(f"Pasted problems: {error}.", remedy="Paste CSV with a header, or JSON lines.") from None
     for number, row in enumerate(rows, 1):
         yield parse_problem(row, f"pasted problem {number}", {}, str(number)).model_dump(exclude_none=True)
 
@@ -172,5 +176,8 @@ def _list_files(data_root: Path) -> list[str]:
 
 
 async def _fields(request: Request) -> dict[str, str]:
-    fields = parse_qs((await request.body()).decode(), max_num_fields=100)
+    try:
+        fields = parse_qs((await request.body()).decode(), max_num_fields=100)
+    except ValueError as error:
+        raise SpecError(f"This is not the form's: {error}.", remedy="Send it from the form's own page.") from None
     return {name: values[-1] for name, values in fields.items()}

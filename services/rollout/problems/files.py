@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from services.rollout.problems.row import SURPLUS
 from shared.errors import DatasetError
 
 Place = str
@@ -83,7 +84,7 @@ def _read_json_lines(path: Path) -> Iterator[tuple[Place, Row]]:
 
 def _read_csv(path: Path) -> Iterator[tuple[Place, Row]]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
+        reader = csv.DictReader(lines, restkey=SURPLUS)
         for row in reader:
             yield f"{path.name}, line {reader.line_num}", {name: cell for name, cell in row.items() if cell}
 

@@ -3,6 +3,7 @@
 import json
 import string
 from collections.abc import Mapping
+from typing import cast
 
 from pydantic import ValidationError
 
@@ -11,10 +12,16 @@ from shared.job import Columns
 from shared.trajectory import Problem
 
 _FIELDS = frozenset(Problem.model_fields)
+SURPLUS = "\0surplus"
+"""The key of what a row of CSV holds beyond the header's columns."""
 
 
 def parse_problem(row: Mapping[str, object], place: str, columns: Columns, number: str) -> Problem:
     """One row; fields that the schema does not know are left aside, and an absent id is the row's number."""
+    if any(str(cell).strip() for cell in cast(list[str], row.get(SURPLUS, []))):
+        raise DatasetError(
+            f"{place}: the row has more cells than the header names.", remedy='Put a cell with commas into "quotes".'
+        )
     known: dict[str, object] = {"id": number}
     known.update((name, value) for name, value in row.items() if name in _FIELDS and value is not None)
     for field, source in columns.items():
@@ -44,7 +51,7 @@ def _to_text(row: dict[str, object]) -> dict[str, object]:
     if isinstance(choices, str) and choices.startswith("["):
         try:
             made["choices"] = json.loads(choices)
-        except ValueError:
+        except (ValueError, RecursionError):
             return made
     return made
 
