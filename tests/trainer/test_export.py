@@ -125,9 +125,9 @@ def test_buffers_that_belong_to_the_weights_are_loaded_and_exported_with_them(
 ) -> None:
     """As the bias by which some mixtures of experts route: from zeros another model would be trained."""
     config = AutoConfig.for_model(
-        "glm4_moe", vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, moe_intermediate_size=16, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, n_routed_experts=4, num_experts_per_tok=2,
-        first_k_dense_replace=1, max_position_embeddings=512, pad_token_id=None,
+        "glm4_moe", vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, moe_intermediate_size=16,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, n_routed_experts=4,
+        num_experts_per_tok=2, first_k_dense_replace=1, max_position_embeddings=512, pad_token_id=None,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)
     name = "model.layers.1.mlp.gate.e_score_correction_bias"
