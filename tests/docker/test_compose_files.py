@@ -1,6 +1,7 @@
 """The compose files say what they should, whether or not an engine is at hand."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,11 @@ import pytest
 import yaml
 
 from services.rollout.__main__ import main as start_rollout
+from services.rollout.settings import RolloutSettings
+from services.trainer.settings import TrainerSettings
 from services.verifier.__main__ import main as start_verifier
+from services.verifier.settings import VerifierSettings
+from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = str(Path(sys.executable).with_name("docker-compose"))
@@ -53,8 +58,19 @@ def test_the_services_know_where_they_are_published_and_refuse_without_keys() ->
         assert environment["DRIFT_API_KEYS"] == ""
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="Set DRIFT_API_KEYS"):
             for variable, value in environment.items():
-                patch.setenv(variable, value or "")
+                if value is not None:
+                    patch.setenv(variable, value)
             start()
+
+
+def test_what_operations_tells_to_set_reaches_its_container() -> None:
+    named = set(re.findall(r"DRIFT_[A-Z_]+[A-Z]", (ROOT / "docs" / "operations.md").read_text()))
+    made = {"DRIFT_RUNS_ROOT", "DRIFT_DATA_ROOT", "DRIFT_REDIS_URL", "DRIFT_TRAINER_METRICS"}  # by image and volumes
+    common = {f"DRIFT_{field.upper()}" for field in Settings.model_fields}
+    for name, settings in (("verifier", VerifierSettings), ("rollout", RolloutSettings), ("trainer", TrainerSettings)):
+        own = {f"DRIFT_{field.upper()}" for field in settings.model_fields.keys() - Settings.model_fields.keys()}
+        wanted = dict.fromkeys(own & named - made, "7")
+        assert wanted.items() <= services(**wanted)[name]["environment"].items()
 
 
 @pytest.mark.parametrize("files", [["docker-compose.yml"], ["docker-compose.yml", "docker-compose.gpu.yml"]], ids=len)
