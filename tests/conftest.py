@@ -31,8 +31,12 @@ def serve_valkey() -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="drift-") as folder:
         socket = Path(folder) / "valkey.sock"
-        with ValkeyServer(port=0, unix_socket_path=socket):
+        server = ValkeyServer(port=0, unix_socket_path=socket)
+        server.start(timeout=60)
+        try:
             yield f"unix://{socket}"
+        finally:
+            server.terminate()  # nothing of it is wanted on the disk
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip("no Chromium: install Debian's package `chromium` to run the browser tests")
     expect.set_options(timeout=30_000)  # its own 5 s are a page's second look at a busy machine
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET), timeout=120_000)
         yield browser
         browser.close()
 
@@ -50,7 +50,7 @@ def page(browser: Browser, served: httpx.Client, request: pytest.FixtureRequest)
     page = browser.new_page(base_url=str(served.base_url), viewport={"width": 1280, "height": 900})
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("dialog", refuse)
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     yield page
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{request.node.name}.png", full_page=True)

@@ -89,7 +89,7 @@ def views(browser: Browser, served: httpx.Client) -> Iterator[list[View]]:
         for room, wide, scheme in VIEWS
     ]  # fmt: skip
     for page, _ in pages:
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
     yield [View(page, name) for page, name in pages]
     for page, _ in pages:
         page.close()

@@ -9,12 +9,12 @@ import random
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from shared.stream import connect
 from shared.training import TrainingState, TrainSpec
 from tests.conftest import serve_valkey
+from tests.processes import is_alive
 from tests.trainer.tiny import save_model
 from tests.trainer.torchrun import Trainer, read_status, running, submit, succeed, wait_for
 
@@ -107,4 +107,6 @@ async def test_no_rank_outlives_its_agent(tmp_path: Path) -> None:
         ranks[0].suspend()  # even one that no longer runs
         assert len(ranks) == 2
         trainer.process.kill()
-        assert not psutil.wait_procs(ranks, timeout=10)[1]
+        async with asyncio.timeout(60):
+            while any(is_alive(rank.pid) for rank in ranks):
+                await asyncio.sleep(0.02)

@@ -65,7 +65,7 @@ async def test_an_engine_that_restarts_is_given_the_policy_again(
 ) -> None:
     job = await submit(service, train={"epochs": 1}, evaluate=[{"problems": PROBLEMS * 20}])
     await until(service, job, lambda status: status.phase == "train")
-    engine.latency_s = 0.3
+    engine.latency_s = 1
     made = await finish_training(redis, job, 0, tmp_path / "stage-0")
     await until(service, job, lambda status: len(engine.loads) == 1 and engine.in_flight > 0)
     engine.down = True
