@@ -66,7 +66,6 @@ def test_the_services_know_where_they_are_published_and_refuse_without_keys() ->
 def test_what_operations_tells_to_set_reaches_its_container() -> None:
     named = set(re.findall(r"DRIFT_[A-Z_]+[A-Z]", (ROOT / "docs" / "operations.md").read_text()))
     made = {"DRIFT_RUNS_ROOT", "DRIFT_DATA_ROOT", "DRIFT_REDIS_URL", "DRIFT_TRAINER_METRICS"}  # by image and volumes
-    common = {f"DRIFT_{field.upper()}" for field in Settings.model_fields}
     for name, settings in (("verifier", VerifierSettings), ("rollout", RolloutSettings), ("trainer", TrainerSettings)):
         own = {f"DRIFT_{field.upper()}" for field in settings.model_fields.keys() - Settings.model_fields.keys()}
         wanted = dict.fromkeys(own & named - made, "7")
