@@ -65,7 +65,9 @@ def see_forest(model: PreTrainedModel, forest: Forest, device: torch.device) -> 
 
 def see_rows(model: PreTrainedModel, length: int, device: torch.device) -> None:
     """Plain causal attention, for one sequence a row with the padding on the right, where nothing looks."""
-    _use(model, "eager" if device.type == "cpu" and length <= _WRITTEN_OUT_LENGTH else "sdpa")
+    short = _is_written_out(device) and length <= _WRITTEN_OUT_LENGTH
+    caps = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)  # which fused attention would ignore
+    _use(model, "eager" if short or caps or not model._supports_sdpa else "sdpa")
 
 
 def cut_blocks(forest: Forest) -> Blocks:
@@ -101,8 +103,12 @@ def attend_in_forest(
 ) -> tuple[Tensor, None]:
     """transformers' attention contract: query [1, heads, nodes, d], key and value [1, fewer heads, nodes, d];
     out [1, nodes, heads, d]. Refuses what it does not compute."""
-    if dropout or any(unused.get(name) is not None for name in ("softcap", "s_aux", "position_bias", "sliding_window")):
-        raise NotImplementedError("attention in a forest has no dropout, soft cap, sink, bias or window")
+    if (
+        dropout
+        or attention_mask is not None
+        or any(unused.get(name) is not None for name in ("softcap", "s_aux", "position_bias", "sliding_window"))
+    ):
+        raise NotImplementedError("attention in a forest has no dropout, mask, soft cap, sink, bias or window")
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)

@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from services.trainer import attention, loss
 from services.trainer.cross_entropy import cross_entropy
@@ -118,6 +126,25 @@ def test_a_model_that_caps_its_logits_is_trained_on_the_capped_ones(batch: list[
     logits = whole(input_ids=torch.tensor([example.tokens])).logits[0].log_softmax(-1)
     wanted = -sum(logits[place - 1, example.tokens[place]] for span in example.spans for place in range(*span))
     torch.testing.assert_close(nll, wanted)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gpt_oss"])
+def test_attention_that_caps_or_has_sinks_does_so_at_every_length(kind: str) -> None:
+    """PyTorch's fused attention does neither."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind, vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, attn_logit_softcapping=0.5, num_local_experts=2, num_experts_per_tok=1,
+        initializer_range=0.5, max_position_embeddings=1024,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    long = Example(
+        trajectory="", tokens=[3 + place * place % 61 for place in range(600)], spans=[(500, 600)], coefficient=1
+    )
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([long.tokens])).logits[0].log_softmax(-1)
+        wanted = -sum(logits[place - 1, long.tokens[place]] for place in range(500, 600))
+        torch.testing.assert_close(SupervisedModel(model, CPU).sum_nll([long])[0], wanted)
 
 
 def test_logits_are_computed_for_supervised_positions_only(
