@@ -13,6 +13,7 @@ import time
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from services.rollout.bell import wait
 from services.rollout.engines.policy import Policies
 from services.rollout.jobs import Jobs, StaleConductor
 from services.rollout.steps import GivesWay, Interrupted, Step, Steps, plan_steps
@@ -25,7 +26,7 @@ from shared.telemetry import get_logger
 from shared.tracing import job_span
 
 LEASE_MS = 10_000
-POLL_S = 0.2
+POLL_S = 0.5
 log = get_logger(__name__)
 
 
@@ -79,10 +80,11 @@ class Conductor:
         conducted: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
+                ring = self._jobs.bell.listen()
                 for job in [job for job, task in conducted.items() if task.done()]:
                     conducted.pop(job).result()
                 await self._look(conducted, token)
-                await asyncio.sleep(POLL_S)
+                await wait(ring, POLL_S)
         finally:
             for task in conducted.values():
                 task.cancel()
@@ -103,6 +105,7 @@ class Conductor:
                     await self._jobs.write(status.model_copy(update={"state": State.PAUSED}), token)
             elif idle:
                 conducted[status.id] = asyncio.create_task(self._take_through(status, token))
+                conducted[status.id].add_done_callback(lambda _: self._jobs.bell.ring())
                 idle = False
 
     async def _take_through(self, status: JobStatus, token: int) -> None:
@@ -150,8 +153,9 @@ class Conductor:
         while True:
             with self._turns.want(status):
                 while not self._turns.take(status):
+                    ring = self._jobs.bell.listen()
                     await self._steps.obey(status.id)
-                    await asyncio.sleep(POLL_S)
+                    await wait(ring, POLL_S)
                 try:
                     return await self._steps.carry_out(step, spec, status, token)
                 except GivesWay:

@@ -55,7 +55,7 @@ class History:
         """Sample the active part while this replica conducts, until cancelled."""
         begun, last, name = 0.0, 0.0, ""
         while True:
-            await asyncio.sleep(CLOSEST_S / 4)
+            await asyncio.sleep(CLOSEST_S / 2)
             if not self._conductor.conducting:
                 continue
             now = time.time()

@@ -10,6 +10,7 @@ from typing import Literal, cast
 from redis.asyncio import Redis
 
 import shared
+from services.rollout.bell import Bell
 from shared import keys
 from shared.errors import Conflict, DriftError, NotFound
 from shared.job import JobSpec
@@ -54,8 +55,11 @@ class Jobs:
     """All jobs."""
 
     def __init__(self, redis: Redis) -> None:
+        self.bell = Bell()
+        """Rings when this replica has changed what there is to do."""
         self._redis = redis
         self._advance = redis.register_script(_ADVANCE)
+        self._activated: Part | None = None
 
     async def create(self, spec: JobSpec, idempotency_key: str | None = None) -> JobStatus:
         """Queue a job; the same idempotency key gives the job that it made before, for a week.
@@ -78,6 +82,7 @@ class Jobs:
         if not status.state.final:
             await self._redis.zadd(keys.UNFINISHED, {status.id: status.created}, nx=True)
         await self._redis.zadd(keys.JOBS, {status.id: status.created}, nx=True)
+        self.bell.ring()
         log.info("job_submitted", job=status.id, name=spec.name, dataset=spec.dataset.name if spec.dataset else None)
         return status
 
@@ -145,6 +150,7 @@ class Jobs:
             raise Conflict(f"Job {job} has already {status.state}.", remedy="Submit it again as a new job.")
         # A pause does not overwrite a cancellation.
         await self._redis.set(keys.command(job), command, nx=command == "pause")
+        self.bell.ring()
         return status
 
     async def resume(self, job: str) -> JobStatus:
@@ -153,6 +159,7 @@ class Jobs:
         if await self._redis.get(keys.command(job)) != "pause":
             raise Conflict(f"Job {job} is not paused.", remedy="Only a paused job can be resumed.")
         await self._redis.delete(keys.command(job))
+        self.bell.ring()
         return status
 
     async def asked(self, job: str) -> Command | None:
@@ -168,10 +175,15 @@ class Jobs:
     async def activate(self, part: Part) -> None:
         """Set the workers of all replicas on this part."""
         await self._redis.set(keys.ACTIVE, part.model_dump_json())
+        if part != self._activated:
+            self._activated = part
+            self.bell.ring()
 
     async def deactivate(self) -> None:
         """Stop the workers."""
         await self._redis.delete(keys.ACTIVE)
+        self._activated = None
+        self.bell.ring()
 
     async def active(self) -> Part | None:
         """What the workers should work on."""

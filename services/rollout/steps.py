@@ -11,6 +11,7 @@ from typing import Literal
 from redis.asyncio import Redis
 
 from services.rollout.archive import Archive
+from services.rollout.bell import wait
 from services.rollout.engines.control import ServedModel
 from services.rollout.engines.engine import EngineDown
 from services.rollout.engines.inspection import Loading, inspect
@@ -32,7 +33,8 @@ from shared.stream import TrajectoryStream
 from shared.training import TrainingState, TrainingStatus, TrainingTask
 from shared.trajectory import Problem, part_name
 
-POLL_S = 0.1
+POLL_S = (0.1, 1.0)
+"""Between two looks: at first, and when a step has lasted. In between a twentieth of its time."""
 MOST_TICKETS = 512
 """Tickets that wait at once; the dataset is read on as they are played."""
 _TICKET_BATCH = 64
@@ -86,6 +88,11 @@ def find_loading(spec: JobSpec, start: str | None) -> Loading:
 def policy_name(stage: int) -> str:
     """`base`, or the number of trainings behind the policy."""
     return f"stage-{stage}" if stage else "base"
+
+
+def _pause(begun: float) -> float:
+    """Seconds until the next look, in a step that began at `begun` (`time.monotonic`)."""
+    return min(max(POLL_S[0], (time.monotonic() - begun) / 20), POLL_S[1])
 
 
 class Steps:
@@ -219,6 +226,7 @@ class Steps:
         counts: dict[str, float] = {}
         served = time.monotonic()
         while (published := int(counts.get("published", 0))) < total:
+            ring = self._jobs.bell.listen()
             await self.obey(status.id)
             if self._turns.is_awaited(status):
                 raise GivesWay(f"Job {status.id} gives way to an older one.")
@@ -249,7 +257,8 @@ class Steps:
                 changed = changed.model_copy(update={"trainings": [*status.trainings[: step.stage], training]})
             if changed != status:
                 status = await self._jobs.write(changed, token)
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(POLL_S[0])  # however often it rings
+            await wait(ring, _pause(begun) - POLL_S[0])
             counts = await self._jobs.counts(status.id, part.name)
         await self._jobs.deactivate()
         turns = spec.protocol.max_turns
@@ -283,7 +292,9 @@ class Steps:
     async def _train(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """Hand the stage's trajectories to the trainer and wait for its checkpoint."""
         await self._hand_out_training(step.stage, spec, status)
+        begun = time.monotonic()
         while True:
+            ring = self._jobs.bell.listen()
             training = await self._training(status.id, step.stage)
             update: dict[str, object] = {"trainings": [*status.trainings[: step.stage], training]}
             if training.state is TrainingState.SUCCEEDED:
@@ -305,7 +316,7 @@ class Steps:
             changed = status.model_copy(update=update)
             if changed != status:
                 status = await self._jobs.write(changed, token)
-            await asyncio.sleep(POLL_S)
+            await wait(ring, _pause(begun))
 
     async def _hand_out_training(self, stage: int, spec: JobSpec, status: JobStatus) -> None:
         """Write the stage's task into the stream of trainings, unless that has been done."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from services.rollout.bell import wait
 from services.rollout.engines.engine import Answer, Sampling
 from services.rollout.engines.pool import Engines
 from services.rollout.episode import Episode, run_episode
@@ -32,7 +33,9 @@ from shared.telemetry import get_logger
 from shared.tracing import trajectory_span
 from shared.trajectory import Trajectory
 
-POLL_S = 0.25
+POLL_S = 0.5
+LEASE_WAIT_S = 0.25
+"""Tickets arrive at once while it lasts; but a worker that waits for them sees nothing else."""
 RECLAIM_S = 1.0
 """Time between two looks for the tickets of dead workers."""
 log = get_logger(__name__)
@@ -68,9 +71,10 @@ class Worker:
         """Work on whatever part is active, until cancelled."""
         while True:
             try:
+                ring = self._jobs.bell.listen()
                 part = await self._jobs.active()
                 if part is None:
-                    await asyncio.sleep(POLL_S)
+                    await wait(ring, POLL_S)
                 else:
                     await self._work(part)
             except (RedisError, NotFound) as error:
@@ -93,9 +97,11 @@ class Worker:
         clock = asyncio.get_running_loop().time
         keeper = asyncio.create_task(self._keep_leases(desk.tickets))
         looked = reclaimed = float("-inf")
+        ring = self._jobs.bell.listen()
         try:
             while True:
-                if clock() - looked > POLL_S:
+                if clock() - looked > POLL_S or ring.is_set():
+                    ring = self._jobs.bell.listen()
                     if await self._jobs.active() != part:
                         return
                     looked = clock()
@@ -116,11 +122,12 @@ class Worker:
         room = self._room(desk.part)
         if not room or await desk.stream.backlog() >= self._high_water:
             self._freed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await self._freed.wait()
+            await wait(self._freed, POLL_S)
             return
-        self._begin(desk, await desk.tickets.lease(self.name, room, block_ms=int(POLL_S * 1000)))
+        leased = await desk.tickets.lease(self.name, room, block_ms=int(LEASE_WAIT_S * 1000))
+        self._begin(desk, leased)
+        if 0 < len(leased) < room:
+            self._jobs.bell.ring()  # the tickets are running out
 
     def _begin(self, desk: _Desk, leased: Sequence[Ticket]) -> None:
         for ticket in leased:
@@ -139,6 +146,8 @@ class Worker:
             log.warning("group_interrupted", job=desk.part.job, group=ticket.group, error=str(errors.exceptions[0]))
         finally:
             self._playing.pop(ticket.id, None)
+            if not self._playing:
+                self._jobs.bell.ring()  # perhaps that was all
 
     async def _play(self, desk: _Desk, ticket: Ticket, k: int) -> None:
         part, group_size = desk.part, desk.part.group_size
