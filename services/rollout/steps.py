@@ -33,7 +33,7 @@ from shared.stream import TrajectoryStream
 from shared.training import TrainingState, TrainingStatus, TrainingTask
 from shared.trajectory import Problem, part_name
 
-POLL_S = (0.1, 1.0)
+POLL_S, LONGEST_POLL_S = 0.1, 1.0
 """Between two looks: at first, and when a step has lasted. In between a twentieth of its time."""
 MOST_TICKETS = 512
 """Tickets that wait at once; the dataset is read on as they are played."""
@@ -92,7 +92,7 @@ def policy_name(stage: int) -> str:
 
 def _pause(begun: float) -> float:
     """Seconds until the next look, in a step that began at `begun` (`time.monotonic`)."""
-    return min(max(POLL_S[0], (time.monotonic() - begun) / 20), POLL_S[1])
+    return min(max(POLL_S, (time.monotonic() - begun) / 20), LONGEST_POLL_S)
 
 
 class Steps:
@@ -179,10 +179,12 @@ class Steps:
             looking = asyncio.create_task(
                 inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens, loading)
             )
+            looking.add_done_callback(lambda _: self._jobs.bell.ring())
             try:
                 while not looking.done():  # an engine may take its whole deadline for an answer
+                    ring = self._jobs.bell.listen()
                     await self.obey(status.id)
-                    await asyncio.wait([looking], timeout=POLL_S)
+                    await wait(ring, _pause(begun))
                 return looking.result()
             except EngineDown as error:
                 if time.monotonic() - begun > self._settings.engine_deadline_s:
@@ -257,8 +259,8 @@ class Steps:
                 changed = changed.model_copy(update={"trainings": [*status.trainings[: step.stage], training]})
             if changed != status:
                 status = await self._jobs.write(changed, token)
-            await asyncio.sleep(POLL_S[0])  # however often it rings
-            await wait(ring, _pause(begun) - POLL_S[0])
+            await asyncio.sleep(POLL_S)  # however often it rings
+            await wait(ring, _pause(begun) - POLL_S)
             counts = await self._jobs.counts(status.id, part.name)
         await self._jobs.deactivate()
         turns = spec.protocol.max_turns

@@ -65,7 +65,6 @@ class Worker:
         self._high_water = high_water
         self._playing: dict[str, asyncio.Task[None]] = {}
         self._in_flight = 0
-        self._freed = asyncio.Event()
 
     async def run(self) -> None:
         """Work on whatever part is active, until cancelled."""
@@ -121,8 +120,8 @@ class Worker:
         """Begin groups while there is room, else wait for room."""
         room = self._room(desk.part)
         if not room or await desk.stream.backlog() >= self._high_water:
-            self._freed.clear()
-            await wait(self._freed, POLL_S)
+            self._engines.freed.clear()
+            await wait(self._engines.freed, POLL_S)
             return
         leased = await desk.tickets.lease(self.name, room, block_ms=int(LEASE_WAIT_S * 1000))
         self._begin(desk, leased)
@@ -197,7 +196,7 @@ class Worker:
 
     def _leave(self, _: asyncio.Task[None]) -> None:
         self._in_flight -= 1
-        self._freed.set()
+        self._engines.freed.set()
 
     async def _keep_leases(self, tickets: Tickets) -> None:
         while True:

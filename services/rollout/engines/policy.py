@@ -113,6 +113,7 @@ class Policies:
                     log.warning("engine_trouble", engine=engine.url, error=str(error))
                 self._troubles[engine.url] = _Trouble(wanted, time.monotonic(), error)
             self._engines.announce()
+            self._engines.freed.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(engine.doubted.wait(), WATCH_S)
 

@@ -39,6 +39,8 @@ class Engines:
         ]
         self.wanted: str | None = None
         """Weights that requests are meant for; see `policy.py`."""
+        self.freed = asyncio.Event()
+        """Set when there may be more room: after each look at an engine, and by whoever has made some."""
         self._settings = settings
         self._queue: deque[asyncio.Future[None]] = deque()
         self._observe(registry)
