@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
+from pyarrow import ArrowException
 from redis.exceptions import RedisError
 
+from services.trainer import checkpoint
+from services.trainer.checkpoint import stage_folder
 from services.trainer.courier import Assignment, Courier
 from services.trainer.crew import Crew
 from services.trainer.executor import TrainingError
@@ -115,15 +118,17 @@ class Leader:
         """End the tasks of cancelled jobs, and those whose data will never come."""
         for candidate in list(self._waiting):
             task = candidate.assignment.task
-            if self._courier.is_cancelled(task.job):
-                cancelled = TrainingStatus(state=TrainingState.CANCELLED, stage=task.stage)
-                self._courier.report(task.job, cancelled)
-            else:
-                try:
+            failed = TrainingStatus(state=TrainingState.FAILED, stage=task.stage)
+            try:
+                if not self._courier.is_cancelled(task.job):
                     candidate.supply.check()
                     continue
-                except TrainingError as error:
-                    self._report_failure(TrainingStatus(state=TrainingState.FAILED, stage=task.stage), task, str(error))
+                checkpoint.prune(stage_folder(self._settings.runs_root, task), 0, task)
+                self._courier.report(task.job, failed.model_copy(update={"state": TrainingState.CANCELLED}))
+            except TrainingError as error:
+                self._report_failure(failed, task, str(error))
+            except (OSError, ArrowException) as error:
+                self._report_failure(failed, task, f"{candidate.supply.folder} is damaged or out of reach: {error}")
             self._courier.finish(candidate.assignment)
             self._waiting.remove(candidate)
 
