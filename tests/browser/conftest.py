@@ -62,7 +62,7 @@ def page(browser: Browser, served: httpx.Client, request: pytest.FixtureRequest)
 def wait(served: httpx.Client) -> Callable[..., dict[str, Any]]:
     """Wait until a job's status holds; the status."""
 
-    def until(job: str, holds: Callable[[dict[str, Any]], bool], deadline_s: float = 60) -> dict[str, Any]:
+    def until(job: str, holds: Callable[[dict[str, Any]], bool], deadline_s: float = 180) -> dict[str, Any]:
         end = time.monotonic() + deadline_s
         while time.monotonic() < end:
             status = served.get(f"/v1/jobs/{job}").raise_for_status().json()

@@ -93,7 +93,7 @@ async def test_what_valkey_was_told_is_there_after_a_crash_and_after_a_stop(loca
         assert child.pid is not None
         child.ready.clear()
         psutil.Process(child.pid).children()[0].kill()
-        await asyncio.wait_for(child.ready.wait(), 30)
+        await asyncio.wait_for(child.ready.wait(), 60)
         assert await redis.get("a") == "1"
         await redis.set("b", "2")
     async with supervise([valkey], local.logs), connect(url) as redis:

@@ -15,7 +15,7 @@ import pytest
 from cli.process import Check, Child, Health, Service, ServiceFailed, supervise
 from tests.processes import is_alive
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def python(code: str) -> list[str]:

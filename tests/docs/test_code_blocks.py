@@ -93,7 +93,7 @@ def test_tables_are_read_as_problems(block: Block, tmp_path: Path) -> None:
 def test_programs_run(block: Block, verifier_url: str, tmp_path: Path) -> None:
     program = re.sub(_VERIFIER, verifier_url.removeprefix("http://"), block.text)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment, timeout=180)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_commands_run(block: Block, rollout: httpx.Client, verifier_url: str, tm
         if not _only_checked(words):
             bash = shutil.which("bash") or "bash"
             ended = subprocess.run(
-                [bash, "-ec", command], cwd=tmp_path, env=environment, timeout=60, capture_output=True, text=True
+                [bash, "-ec", command], cwd=tmp_path, env=environment, timeout=180, capture_output=True, text=True
             )
             assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
 

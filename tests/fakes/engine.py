@@ -288,7 +288,7 @@ class Serving:
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 def second_try(messages: Sequence[Message], weights: str) -> str:

@@ -174,7 +174,7 @@ async def test_a_real_job_goes_from_questions_to_a_checkpoint_that_the_engine_se
         submitted = await service.post("/v1/jobs", json=spec)
         assert submitted.status_code == 202, submitted.text
         job = submitted.json()["id"]
-        status: JobStatus = await until(service, job, lambda status: status.state.final, deadline_s=420)
+        status: JobStatus = await until(service, job, lambda status: status.state.final, deadline_s=900)
         assert status.state is State.SUCCEEDED, status.error
         page = (await service.get(f"/v1/jobs/{job}/trajectories", params={"part": "rollout-0"})).json()["trajectories"]
     assert [(each["group"], each["k"]) for each in page] == [(group, k) for group in range(4) for k in range(4)]

@@ -77,11 +77,11 @@ async def test_a_study_survives_its_death_and_gives_the_same_numbers_again(
 
     async def finish(*options: str) -> None:
         process = await asyncio.create_subprocess_exec(*command, *options, stdout=-1, stderr=-2, env=os.environ)
-        said, _ = await asyncio.wait_for(process.communicate(), 180)
+        said, _ = await asyncio.wait_for(process.communicate(), 600)
         assert process.returncode == 0, said.decode() + (tmp_path / "trainer.log").read_text()[-3000:]
 
     killed = await asyncio.create_subprocess_exec(*command, stdout=-3, stderr=-3, env=os.environ)
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(300):
         while len(await jobs()) < 3:  # the first training is on its way
             assert killed.returncode is None
             await asyncio.sleep(0.05)

@@ -39,7 +39,7 @@ async def test_a_job_goes_from_problems_to_a_better_policy(
         train={"epochs": 2, "batch_size": 8, "learning_rate": 1e-3},
         evaluate=[{"problems": PROBLEMS}],
     )
-    status = await until(service, job, lambda status: status.state.final, deadline_s=120)
+    status = await until(service, job, lambda status: status.state.final, deadline_s=400)
     assert status.state is State.SUCCEEDED, f"{status.error}\n{(tmp_path / 'trainer.log').read_text()[-3000:]}"
 
     base_measured, trained_measured = status.evaluations
@@ -67,7 +67,7 @@ async def test_a_job_goes_from_problems_to_a_better_policy(
     # The same rollouts serve another objective, without a single new one.
     asked = count_questions(engine)
     again = await submit(service, dataset=None, rollouts_of=job, train={"steps": 2, "objective": "uniform"})
-    reused = await until(service, again, lambda status: status.state.final, deadline_s=120)
+    reused = await until(service, again, lambda status: status.state.final, deadline_s=400)
     assert reused.state is State.SUCCEEDED, f"{reused.error}\n{(tmp_path / 'trainer.log').read_text()[-3000:]}"
     assert (reused.trainings[0].step, reused.trainings[0].trajectories) == (2, 24)
     assert count_questions(engine) == asked

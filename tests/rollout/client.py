@@ -22,7 +22,7 @@ async def submit(service: httpx.AsyncClient, **spec: Any) -> str:
 
 
 async def until(
-    service: httpx.AsyncClient, job: str, holds: Callable[[JobStatus], bool], deadline_s: float = 60
+    service: httpx.AsyncClient, job: str, holds: Callable[[JobStatus], bool], deadline_s: float = 180
 ) -> JobStatus:
     """The job's status once the condition holds."""
     async with asyncio.timeout(deadline_s):

@@ -90,7 +90,7 @@ async def children(folder: Path) -> AsyncIterator[tuple[dict[str, Child], dict[s
 
 
 async def until_answers(service: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while True:
             with contextlib.suppress(httpx.TransportError):
                 if (await service.get("/ready")).status_code == 200:
@@ -99,7 +99,7 @@ async def until_answers(service: httpx.AsyncClient) -> None:
 
 
 async def until_published(redis: Redis, counts: str, least: int) -> None:
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(300):
         while int(float(await redis.hget(counts, "published") or 0)) < least:
             await asyncio.sleep(0.02)
 
@@ -130,11 +130,11 @@ async def test_no_kill_loses_or_doubles_a_trajectory(tmp_path: Path) -> None:
             victim.start()
         for replica in replicas:
             await until_answers(replica)
-        status = await until(replicas[1], job, lambda status: status.state.final, deadline_s=180)
+        status = await until(replicas[1], job, lambda status: status.state.final, deadline_s=600)
         assert status.state is State.SUCCEEDED, status.error
         (summary,) = status.rollouts
         assert (summary.trajectories, summary.failed, summary.ungraded) == (total, 0, 0)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while await TrajectoryStream(redis, job).backlog():
                 await asyncio.sleep(0.1)
         assert not await redis.exists(keys.dead_letters(job))

@@ -58,7 +58,7 @@ async def job(service: httpx.AsyncClient, engine: FakeEngine) -> str:
 
 async def record(redis: Redis, settings: RolloutSettings, job: str) -> None:
     """Move all of the job's trajectories into the dataset."""
-    async with recording(redis, settings), asyncio.timeout(30):
+    async with recording(redis, settings), asyncio.timeout(60):
         while await redis.xlen(keys.trajectories(job)):
             await asyncio.sleep(0.02)
 

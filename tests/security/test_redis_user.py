@@ -47,7 +47,7 @@ async def test_a_job_and_the_trainers_side_run_as_that_user(
     job = await submit(service, sampling={"trajectories": 2})
     status = await finish(service, job)
     assert status.state is State.SUCCEEDED, status.error
-    assert await asyncio.wait_for(asyncio.to_thread(ingest, job), 30) == 6
+    assert await asyncio.wait_for(asyncio.to_thread(ingest, job), 60) == 6
 
 
 def test_other_keys_and_dangerous_commands_are_refused(redis_url: str) -> None:

@@ -42,7 +42,7 @@ def settings(redis_url: str, tmp_path: Path) -> TrainerSettings:
 
 
 async def until(holds: Callable[[], Awaitable[object]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await holds():
             await asyncio.sleep(0.05)
 

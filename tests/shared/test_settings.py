@@ -26,7 +26,7 @@ def test_a_wrong_setting_names_itself_and_its_remedy(service: str, variable: str
         env=environment | {variable: value},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert ended.returncode == 1
     assert variable in ended.stderr

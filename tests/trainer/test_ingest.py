@@ -53,7 +53,7 @@ async def ingesting(redis: Redis, settings: TrainerSettings) -> AsyncIterator[In
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await condition():
             await asyncio.sleep(0.02)
 

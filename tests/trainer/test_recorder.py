@@ -51,7 +51,7 @@ async def publish(redis: Redis, job: str, groups: slice) -> None:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await condition():
             await asyncio.sleep(0.02)
 
@@ -75,7 +75,7 @@ async def test_a_recorder_alone_empties_the_stream_and_another_takes_over_from_a
             assert await redis.exists(keys.RECORDER_ALIVE)
             with recorder(redis_url, tmp_path) as second:
                 first.send_signal(signal.SIGKILL)
-                first.wait(10)
+                first.wait(60)
                 await publish(redis, job, slice(4, 8))
                 await until(recorded(8))
                 second.send_signal(signal.SIGTERM)

@@ -76,7 +76,7 @@ async def test_a_worker_killed_at_rest_is_replaced_unseen(pool: WorkerPool) -> N
 
 
 async def test_a_worker_killed_at_work_has_its_task_tried_once_more(pool: WorkerPool) -> None:
-    running = asyncio.create_task(pool.run(ENDLESS, 1.0))
+    running = asyncio.create_task(pool.run(ENDLESS, 60))
     for _ in range(2):
         await until(lambda: bool(pool.busy))
         (pid,) = pool.busy
@@ -121,7 +121,7 @@ async def test_workers_are_replaced_after_their_tasks_and_none_outlives_the_pool
     await until(lambda: not any(map(is_alive, seen)))
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for a condition; `AssertionError` after `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():

@@ -177,7 +177,7 @@ async def test_what_is_in_flight_when_the_policy_changes_is_asked_again_under_th
     engine.latency_s = 0.3
     ask = [{"role": "user", "content": "Q"}]
     asked = asyncio.create_task(engines.answer(engine.model, ask, Sampling(1.0, 8), 0))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not engine.running:
             await asyncio.sleep(0.005)
     engines.want(str(settings.data_root))
