@@ -97,7 +97,8 @@ def drift(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Complet
     root = Path(__file__).parents[2]
     return subprocess.run(
         [sys.executable, "-m", "cli.main", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=180, env={**os.environ, "PYTHONPATH": str(root), **environment},
+        cwd=cwd, capture_output=True, text=True, timeout=180,
+        env={**os.environ, "PYTHONPATH": str(root), **environment},
     )  # fmt: skip
 
 
