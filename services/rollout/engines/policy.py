@@ -22,6 +22,9 @@ from shared.errors import DriftError
 from shared.telemetry import get_logger
 
 WATCH_S = 1.0
+CONFIRM_S = 5.0
+"""An engine that was found serving the wanted policy is asked for no more than its load for so long: on one machine
+with it every question costs tokens. One that goes away meanwhile says nothing, one started anew has sampled less."""
 log = get_logger(__name__)
 
 
@@ -62,6 +65,8 @@ class Policies:
         self._troubles: dict[str, _Trouble] = {}
         """By engine, why it does not serve the wanted policy."""
         self._looks = {engine.url: Looks() for engine in engines.members}
+        self._confirmed: dict[str, float] = {}
+        """When each engine last said that it serves the wanted policy."""
         self._checked: set[str] = set()
         """Servers whose sampling has been found neutral since they were last away."""
 
@@ -101,11 +106,14 @@ class Policies:
             engine.doubted.clear()
             wanted = self._engines.wanted
             try:
-                serving = await self._look_after(engine, controls)
-                if not engine.doubted.is_set():  # Else a request has failed meanwhile: look again.
-                    engine.serving = serving
-                if serving is not None:
-                    self._troubles.pop(engine.url, None)
+                same = await self._look_at_load(engine, controls)
+                if not (same and self._is_confirmed(engine)):
+                    serving = await self._look_after(engine, controls)
+                    if not engine.doubted.is_set():  # Else a request has failed meanwhile: look again.
+                        engine.serving = serving
+                        self._confirmed[engine.url] = time.monotonic()
+                    if serving is not None:
+                        self._troubles.pop(engine.url, None)
             except DriftError as error:
                 engine.serving = None
                 before = self._troubles.get(engine.url)
@@ -117,17 +125,27 @@ class Policies:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(engine.doubted.wait(), WATCH_S)
 
+    async def _look_at_load(self, engine: Engine, controls: list[Control]) -> bool:
+        """Follow what the engine says of its load; whether all of it spoke, and none is new since the last look."""
+        loads = [load for control in controls if (load := await control.load())]
+        if not loads:
+            self._looks[engine.url].forget()
+            engine.most_in_flight = engine.in_flight
+            return False
+        load = sum(loads[1:], loads[0])
+        before = self._looks[engine.url].load
+        self._looks[engine.url].note(load, time.monotonic())
+        engine.limit.update(load, engine.most_in_flight)
+        engine.most_in_flight = engine.in_flight
+        return len(loads) == len(controls) and before is not None and load.generated >= before.generated
+
+    def _is_confirmed(self, engine: Engine) -> bool:
+        lately = time.monotonic() - self._confirmed.get(engine.url, float("-inf")) < CONFIRM_S
+        return lately and engine.serving == self._engines.wanted
+
     async def _look_after(self, engine: Engine, controls: list[Control]) -> str | None:
         """The wanted weights, when the engine serves them; its servers are given them first if need be."""
         wanted = self._engines.wanted
-        loads = [load for control in controls if (load := await control.load())]
-        if loads:
-            load = sum(loads[1:], loads[0])
-            self._looks[engine.url].note(load, time.monotonic())
-            engine.limit.update(load, engine.most_in_flight)
-        else:
-            self._looks[engine.url].forget()
-        engine.most_in_flight = engine.in_flight
         if wanted is None:
             return None
         base = adapter_base(wanted)
