@@ -77,6 +77,9 @@ EQUAL = [
     ("[[1,2],[3,4]]", r"\left[\begin{array}{cc}1&2\\3&4\end{array}\right]"),
     ("12", "12 more apples"),
     ("2024-01-02", "2024-1-2"),
+    ("0.25", "a quarter"),
+    ("24", "two dozen"),
+    ("1/4", "1 out of 4"),
 ]
 
 DIFFERENT = [
@@ -148,6 +151,16 @@ EXTRACTED = [
     ("Le coût final est donc de 100 - 30 = 70 euros", "70"),
     (r"\frac{4}{23}", r"\frac{4}{23}"),
     ("I do not know", None),
+    ("2x+3=13\n2x=10\nx=5", "x=5"),
+    ("20\n\nI multiplied 5 by 4.", "20"),
+    ("Tom has 2*80=160 sheep. Ann has 20. So together: 160+20 = 180 sheep.", "180"),
+    ("6, because there are 3 pairs.", "6"),
+    ("He lost some since last year, and bought 3, so he has 9", "9"),
+    ("The lines meet at the point (3, 4).", "(3, 4)"),
+    ("So the matrix is [[1, 2], [3, 4]].", "[[1, 2], [3, 4]]"),
+    ("The number is six.", "six"),
+    ("I cannot find one.", None),
+    ("The answer is 42 (the product is 80).", "42"),
 ]
 
 

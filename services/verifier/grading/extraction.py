@@ -13,6 +13,7 @@ from services.verifier.grading.boxes import MAX_CHAIN, last_box
 from services.verifier.grading.markers import SENTENCE_END, clean_clause, join_spans, marked_answer, math_spans
 from services.verifier.grading.normal import PLAIN
 from services.verifier.grading.number_words import in_digits
+from services.verifier.grading.numerals import parse_number
 from services.verifier.grading.region import answer_region, is_placeholder
 from services.verifier.grading.words import is_known_phrase, is_words
 
@@ -26,6 +27,16 @@ SHORT = 300
 NEAR_END = 500
 """Where the last number most often stands, in characters from the end."""
 CJK_NUMBER = re.compile(r"(?<![\d.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?")
+_ITEM = r"\s*[-−+\w.√π^*/]+\s*"
+_GROUP = rf"\s*[(\[{{]{_ITEM}(?:,{_ITEM})*[)\]}}]\s*"
+TUPLE = re.compile(rf"(?<![\w\\])[(\[{{](?:{_ITEM}|{_GROUP})(?:,(?:{_ITEM}|{_GROUP}))+[)\]}}]")
+"""A point, an interval, a set or a matrix in prose."""
+SEVERAL_SENTENCES = re.compile(r"[a-z\d)][.!?]\s+[A-Z][a-z]")
+LAST_REASON = re.compile(
+    r"(?:[,;(–—]\s*since|[,;(–—]?\s?\bbecause)\b(?:(?!\b(?:so|therefore|thus|hence|then)\b|=)[^\n.!?]|\.(?=\d))*+[.!?)]*+$",
+    re.IGNORECASE,
+)
+SAID = re.compile(r"\b(?:is|are|equals?)\s+([a-z]++(?:[\s-]++[a-z]++){0,8})$", re.IGNORECASE)
 LISTED = re.compile(r"\s*(?:,|;|,?\s*(?:and|or))\s*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?")
 ENUMERATED = re.compile(
     r"(?:\b(?:are|be|values?|roots?|solutions?|either|include|numbers?)(?:\s+(?:of|for)\s+\w)?|[A-Za-z]\s*=|:)\s*$"
@@ -53,6 +64,9 @@ def last_number(text: str) -> tuple[int, str] | None:
     if not found:
         return None
     start, last = found[-1].start(), found[-1][0].strip()
+    groups = list(TUPLE.finditer(text, max(0, start - 100)))
+    if groups and groups[-1].start() < start < groups[-1].end():
+        return groups[-1].start(), groups[-1][0]
     items = [last]
     for before, after in pairwise(reversed(found[-MAX_CHAIN:])):
         if not LISTED.fullmatch(text[after.end() : before.start()]):
@@ -97,8 +111,18 @@ def extract_math(response: str, golds: Sequence[str] = ()) -> str | None:
         return marked
     if is_known_phrase(text) or in_digits(text) is not None:
         return text
-    if len(text) < SHORT and not PROSE.search(COMMAND.sub("", text)) and "\n\n" not in text:
+    first, _, rest = text.partition("\n\n")
+    if rest.lstrip()[:1].isalpha() and parse_number(first.strip()) is not None:
+        return first.strip()
+    text = _without_reason(text)
+    if (
+        len(text) < SHORT
+        and not (PROSE.search(COMMAND.sub("", text)) or SEVERAL_SENTENCES.search(text))
+        and "\n\n" not in text
+    ):
         spans = math_spans(text)
+        if not spans and "\n" in text and "\\begin" not in text:
+            text = text.rsplit("\n", 1)[1]
         if not spans or (spans[0][0] == 0 and spans[-1][1] >= len(text.rstrip("."))):
             return text
     truth = _stated_truth(text)
@@ -110,7 +134,21 @@ def extract_math(response: str, golds: Sequence[str] = ()) -> str | None:
     formula, number = last_formula(text), last_number(text)
     if formula and (number is None or number[0] < formula[0] + len(formula[1]) + 2):
         return formula[1]
-    return number[1] if number else None
+    return number[1] if number else _spelled_number(text)
+
+
+def _without_reason(text: str) -> str:
+    """The text without the reason behind its last statement, where a number stands before it: `6, because 2 * 3`."""
+    if "ecause" not in text and "ince" not in text:
+        return text
+    reason = LAST_REASON.search(text, max(0, len(text) - NEAR_END))
+    return text[: reason.start()] if reason and re.search(r"\d[^\n.!?]*$", text[: reason.start()]) else text
+
+
+def _spelled_number(text: str) -> str | None:
+    """The number in words that the last sentence ends with: `the number is six`."""
+    said = SAID.search(_last_sentence(text) or "")
+    return said[1] if said and in_digits(said[1]) is not None else None
 
 
 def _stated_truth(text: str) -> str | None:

@@ -36,7 +36,11 @@ SENTENCE_END = re.compile(
     r"|(?<=\d\.)(?=\s|$)|(?<=[。．！；])|(?<=\n)(?:\s*\n|(?=\S))|(?<=[A-Za-z][!?])(?=\s|$)|(?<=\s)(?=I hope\b))"
 )
 EMPHASIS = re.compile(r"(?<![\w)\]}])\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,;:!?]|$)")
-QUALIFIER = re.compile(r"^(?:approximately|about|around|roughly|nearly|exactly|simply|just)\s+", re.IGNORECASE)
+QUALIFIER = re.compile(
+    r"^(?:(?:approximately|about|around|roughly|nearly|exactly|simply|just)\s+"
+    r"|(?:the\s+)?(?:(?:open|closed|half-open|ordered)\s+)?(?:interval|point|set|pair|vector|range)\s+(?=[(\[{]))",
+    re.IGNORECASE,
+)
 NOT_BUT = re.compile(r"^not\s.{1,60}?\bbut\s+(?:rather\s+)?", re.IGNORECASE)
 REASON = re.compile(
     r"\s*(?:[,;(–—]\s*(?:not|which|instead|rather\s+than|that\s+is|so\s+that|as\s+(?:we|it|the|there|required|expected))"
@@ -45,9 +49,11 @@ REASON = re.compile(
 )
 """The reason or contrast that follows an answer: `42, since 3x = 126`, `42 (not 43)`."""
 REMARK = re.compile(
-    r"\s*\((?:approx|about|roughly|or\b|i\.e|rounded|≈|to\s+the\s+nearest|nearest|correct\s+to|in\s+simplest)[^()]*\)\s*\.?$",
+    r"\s*\((?=[^()]*\)\s*\.?$)(?:(?:approx|about|roughly|or\b|i\.e|rounded|≈|to\s+the\s+nearest|nearest|correct\s+to|in\s+simplest)"
+    r"|[^()]*\b[A-Za-z]{2,}\s+[A-Za-z]{2,}\s+[A-Za-z\d])[^()]*\)\s*\.?$",
     re.IGNORECASE,
 )
+"""What is said of an answer in brackets: `0.33 (rounded)`, `42 (the number of sides)`."""
 SUBJECT = re.compile(
     r"(?!.*\b(?:and|or|other|both|if|when|where|not)\b)[A-Za-z0-9][A-Za-z0-9 ,'*’-]{0,80}?\s(?:is|are|equals?)\s+"
     r"(?:approximately\s+|about\s+|exactly\s+)?(?=[-+−]?[\d$\\(\[{√π.])"

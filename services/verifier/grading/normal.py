@@ -188,6 +188,7 @@ FRACTION = re.compile(r"(?<=\\)(?:[dtcsx]|nice|flat)(?=frac(?![A-Za-z]))")
 DIGIT_SPACE_DIGIT = re.compile(r"(?<=\d)\s+(?=\d)")
 """`1 1/2` is not `11/2`."""
 COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
+OUT_OF = re.compile(r"^(\d+) (?:out of|in) (\d+)$")
 NEGATIVE = re.compile(r"\b(?:negative|minus)\s+(?=\\?[$.]?\s?\d)", re.IGNORECASE)
 LABEL = re.compile(r"^\s*(?:\\text\s*\{\s*[^{}]{0,40}[:=]\s*\}|(?:A|Ans|Answer)\s*[:：](?=\s*[\d$\\(-])|[•·▪:>~≈]+\s*)")
 """What may stand before an answer: `\\text{Answer: }`, a bullet, `about`."""
@@ -236,6 +237,7 @@ def clean(text: str) -> str:
         text = text[label.end() :]
     if text[:1] == "]" or text[-1:] == "[" or "[ " in text or "\\cup" in text:
         text = FRENCH_INTERVAL.sub(_usual_interval, text)
+    text = OUT_OF.sub(r"\1/\2", text) if " in " in text or " out " in text else text
     text = NEGATIVE.sub("-", text) if "ative" in text or "inus" in text else text
     text = ORDINAL.sub("", text)
     text = RUPEES.sub("", text, 1) if text[:2] == "Rs" else text

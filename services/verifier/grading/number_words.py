@@ -9,7 +9,7 @@ _ONES = (
 )
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 COUNTS = {**{word: place for place, word in enumerate(_ONES)}, **{word: 20 + 10 * n for n, word in enumerate(_TENS)}}
-SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "dozen": 12}
 PARTS = {
     word: place
     for place, words in enumerate(
@@ -19,7 +19,10 @@ PARTS = {
     )
     for word in words.split("|")
 }
-START = re.compile(rf"\s*(?:(?:minus|negative)\s+)?(?:{'|'.join((*COUNTS, 'half'))})\b", re.IGNORECASE)
+START = re.compile(
+    rf"\s*(?:(?:minus|negative)\s+)?(?:{'|'.join((*COUNTS, 'half'))}|an?\s+(?:{'|'.join((*SCALES, *PARTS))}))\b",
+    re.IGNORECASE,
+)
 MAX_LENGTH = 80
 
 
@@ -31,12 +34,16 @@ def in_digits(text: str) -> str | None:
     words = re.sub(r"[-,.]", " ", text.lower()).split()
     sign = "-" if words[0] in ("minus", "negative") else ""
     words = words[bool(sign) :]
+    if words[0] in ("a", "an") and words[1] in SCALES:
+        words[0] = "one"
     for length in range(len(words), 0, -1):
         value = _value(words[:length])
         if value is not None:
             rest = words[length:]
             return (
-                None if len(rest) > 2 or any(word in COUNTS for word in rest) else " ".join([f"{sign}{value}", *rest])
+                None
+                if len(rest) > 2 or (value == 1 and rest[:1] == ["of"]) or any(word in COUNTS for word in rest)
+                else " ".join([f"{sign}{value}", *rest])
             )
     return None
 
