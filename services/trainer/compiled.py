@@ -18,6 +18,7 @@ def compile_layers(model: PreTrainedModel) -> None:
     compilers = (os.environ.get("CXX", "g++"), "clang++")
     if not any(map(shutil.which, compilers)):
         raise ValueError(f"torch.compile needs a C++ compiler; none of {', '.join(compilers)} is there")
+    torch.compiler.reset()  # a process may compile a function a few times only: trainings before this one do not count
     *layers, _ = list_parts(model)
     for layer in layers:
         layer.forward = torch.compile(layer.forward, dynamic=True)

@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._dynamo import config
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -90,9 +92,9 @@ def test_quantised_weights_are_refused_and_not_taken_for_plain_ones(
     ranks: Ranks, task: TrainingTask, tmp_path: Path
 ) -> None:
     shutil.copytree(task.model, tmp_path, dirs_exist_ok=True)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    quantised = json.loads((tmp_path / "config.json").read_text())
+    quantised["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (tmp_path / "config.json").write_text(json.dumps(quantised))
     with pytest.raises(TrainingError, match=r"quantised \(fp8\).*full precision"):
         begin(ranks, task.model_copy(update={"model": str(tmp_path)}))
 
@@ -100,8 +102,8 @@ def test_quantised_weights_are_refused_and_not_taken_for_plain_ones(
 def test_gradients_may_be_made_anew_in_each_step_as_on_a_gpu_for_weights_that_are_not_tied_too(
     ranks: Ranks, task: TrainingTask, tmp_path: Path
 ) -> None:
-    config = AutoConfig.from_pretrained(task.model, tie_word_embeddings=False)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    untied = AutoConfig.from_pretrained(task.model, tie_word_embeddings=False)
+    AutoModelForCausalLM.from_config(untied).save_pretrained(tmp_path)
     kept, anew = (begin(ranks, task.model_copy(update={"model": str(tmp_path)})) for _ in range(2))
     for order in orders(task)[:2]:
         anew.optimizer.zero_grad()
@@ -124,6 +126,18 @@ def test_compiled_layers_give_the_same_gradients_for_every_length(ranks: Ranks, 
             torch.testing.assert_close(one.grad, other.grad)
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] > 0 and graphs == [graphs[0]] * 3, "another length was compiled anew"
+
+
+def test_every_training_is_compiled_however_many_came_before(
+    ranks: Ranks, task: TrainingTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch counts a function's variants over the whole process, and beyond a few compiles no more, without a word."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    with config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for width in (32, 48, 64, 80):
+            shape = AutoConfig.from_pretrained(task.model, hidden_size=width, head_dim=width // 4)
+            AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path)
+            begin_compiled(ranks, task.model_copy(update={"model": str(tmp_path)})).backward(orders(task)[0])
 
 
 def test_without_a_compiler_compiling_is_refused_with_the_remedy(
