@@ -53,9 +53,8 @@ class Comparison:
 
 
 def compare(status: JobStatus) -> list[Comparison]:
-    """The job's evaluations by dataset, in the order of first appearance."""
-    names = dict.fromkeys(evaluation.dataset for evaluation in status.evaluations)
-    return [Comparison(name, [each for each in status.evaluations if each.dataset == name]) for name in names]
+    """The job's evaluations, set by set."""
+    return [Comparison(each[0].dataset, each) for each in status.evaluations_by_set()]
 
 
 def build_table(comparison: Comparison) -> Table:

@@ -82,3 +82,13 @@ class JobStatus(Schema):
     dead_letters: int = 0
     """Stream entries that are no trajectory of this job, or whose group never became complete; kept with the reason."""
     error: str | None = None
+
+    def evaluations_by_set(self) -> list[list[Evaluation]]:
+        """The evaluations of each of the job's sets, in the order of policies; two sets may have the same name."""
+        sets: dict[int, list[Evaluation]] = {}
+        seen: dict[int, int] = {}
+        for each in self.evaluations:
+            place = seen.get(each.stage, 0)  # those of a stage are in the order of the job's sets
+            seen[each.stage] = place + 1
+            sets.setdefault(place, []).append(each)
+        return list(sets.values())

@@ -68,3 +68,9 @@ def test_a_dataset_is_called_as_its_file_is() -> None:
     named = STATUS.model_copy(update={"evaluations": [evaluation("base", [0.5, 0.6], 0.7, "sets[/a].jsonl")]})
     console.print(build_table(compare(named)[0]))
     assert "sets[/a].jsonl: 256 problems" in console.export_text()
+
+
+def test_two_sets_of_one_name_are_two_tables() -> None:
+    twice = [evaluation("base", [0.1], 0.5), evaluation("base", [0.5], 0.5), evaluation("stage-1", [0.2], 0.5), evaluation("stage-1", [0.7], 0.5)]  # fmt: skip # noqa: E501
+    tables = compare(STATUS.model_copy(update={"evaluations": twice}))
+    assert [[each.multi_at for each in table.evaluations] for table in tables] == [[[0.1], [0.2]], [[0.5], [0.7]]]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from services.rollout.chart import Chart, Series, draw_composition, draw_evaluations, draw_losses
+from services.rollout.chart import Chart, Series, draw_composition, draw_evaluation, draw_losses
 from services.rollout.evaluation import solved_by
 from services.rollout.history import Sample
 from shared.grading import Verdict
@@ -15,7 +15,11 @@ Value = Callable[[Sample], float | None]
 
 def draw_job(spec: JobSpec, status: JobStatus, history: Sequence[Sample]) -> list[Chart]:
     """Everything that a job's page draws, as far as there is data for it."""
-    evaluations = draw_evaluations([(evaluation.policy, evaluation) for evaluation in status.evaluations])
+    evaluations = [
+        chart
+        for place, members in enumerate(status.evaluations_by_set())
+        for chart in draw_evaluation(place, [(each.policy, each) for each in members])
+    ]
     return [*evaluations, *_draw_rollouts(spec, history), *_draw_trainings(status)]
 
 

@@ -30,7 +30,8 @@ class Row:
 
 def choose_tiles(status: JobStatus) -> list[Tile]:
     """What there is: the gain on the first evaluation set, then rollouts and training."""
-    return [*_gain(status.evaluations), *_rollouts(status), *_training(status)]
+    sets = status.evaluations_by_set()
+    return [*_gain(sets[0] if sets else []), *_rollouts(status), *_training(status)]
 
 
 def place_evaluations(status: JobStatus) -> list[Row]:
@@ -47,12 +48,11 @@ def place_evaluations(status: JobStatus) -> list[Row]:
 def _gain(evaluations: Sequence[Evaluation]) -> Iterator[Tile]:
     if not evaluations:
         return
-    same = [each for each in evaluations if each.dataset == evaluations[0].dataset]
-    first, last = same[0], same[-1]
+    first, last = evaluations[0], evaluations[-1]
     low, high = last.interval[-1]
     interval = f"{last.policy}, 95 % [{100 * low:.1f}, {100 * high:.1f}]"
     name = f"multi@{len(last.multi_at)}"
-    if len(same) == 1:
+    if len(evaluations) == 1:
         yield Tile(name, percent(last.multi_at[-1]), interval)
         yield Tile("correction rate", percent(last.correction_rate), last.policy)
         return

@@ -24,9 +24,9 @@ def build_what_if(jobs: Jobs, archive: Archive) -> APIRouter:
         request: Request,
         job: str,
         gamma: Annotated[float, Query(gt=0, le=1)],
-        beta: Annotated[float, Query(gt=0, le=100)],
-        repeat_penalty: Annotated[float, Query(alias="lambda", ge=0, le=100)],
-        format_penalty: Annotated[float, Query(alias="phi", ge=0, le=100)],
+        beta: Annotated[float, Query(gt=0)],
+        repeat_penalty: Annotated[float, Query(alias="lambda", ge=0)],
+        format_penalty: Annotated[float, Query(alias="phi", ge=0)],
         objective: Objective = "drift",
     ) -> Response:
         spec = await jobs.spec(job)
