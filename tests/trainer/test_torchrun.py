@@ -38,6 +38,7 @@ from tests.trainer.torchrun import (
     DurableValkey,
     Trainer,
     publish,
+    read_status,
     running,
     submit,
     succeed,
@@ -240,13 +241,15 @@ async def test_a_redis_that_is_gone_for_good_ends_the_trainer_and_a_later_start_
             with running(trainer):
                 async with connect(valkey.url) as redis:
                     await submit(redis, "job", model, TRAIN.model_copy(update={"steps": 2_000}))
-                    before = await wait_for(redis, trainer, "job", TrainingState.RUNNING, step=3)
+                    await wait_for(redis, trainer, "job", TrainingState.RUNNING, step=3)
                 valkey.kill()
                 assert await asyncio.to_thread(trainer.process.wait, 120) == 1
                 assert "Redis has not answered for 10 s. See DRIFT_REDIS_URL" in trainer.log.read_text()
             valkey.start()
-            with running(trainer):
-                async with connect(valkey.url) as redis:
+            async with connect(valkey.url) as redis:
+                before = await read_status(redis, "job")
+                assert before is not None
+                with running(trainer):
                     after = await wait_for(redis, trainer, "job", TrainingState.RUNNING, step=before.step + 3)
                     assert after.losses[: before.step] == before.losses
         finally:

@@ -45,12 +45,16 @@ def router(two: list[FakeEngine], tmp_path: Path) -> Iterator[str]:
         )
         yield f"http://127.0.0.1:{ports['router']}"
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture
 async def service(settings: RolloutSettings, two: list[FakeEngine], router: str) -> AsyncIterator[httpx.AsyncClient]:
-    routed = {"engine_urls": (router,), "engine_control_urls": tuple(fake.url for fake in two)}
+    routed = {
+        "engine_urls": (router,),
+        "engine_control_urls": tuple(fake.url for fake in two),
+        "engine_deadline_s": 120,  # the router is only starting
+    }
     with Serving(create_app(settings.model_copy(update=routed))) as url:
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             yield client
