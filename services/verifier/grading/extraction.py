@@ -32,10 +32,13 @@ _GROUP = rf"\s*[(\[{{]{_ITEM}(?:,{_ITEM})*[)\]}}]\s*"
 TUPLE = re.compile(rf"(?<![\w\\])[(\[{{](?:{_ITEM}|{_GROUP})(?:,(?:{_ITEM}|{_GROUP}))+[)\]}}]")
 """A point, an interval, a set or a matrix in prose."""
 SEVERAL_SENTENCES = re.compile(r"[a-z\d)][.!?]\s+[A-Z][a-z]")
+CONTINUED = re.compile(r"\\begin|[-+*/^=,;(\[{&\\]\s*\n|\n\s*[-+*/^=,;)\]}&\\]")
+"""A formula that goes on over a line's end."""
 LAST_REASON = re.compile(
     r"(?:[,;(–—]\s*since|[,;(–—]?\s?\bbecause)\b(?:(?!\b(?:so|therefore|thus|hence|then)\b|=)[^\n.!?]|\.(?=\d))*+[.!?)]*+$",
     re.IGNORECASE,
 )
+COORDINATE = re.compile(r"\s*([xyz])\s*=[^=]+$")
 SAID = re.compile(r"\b(?:is|are|equals?)\s+([a-z]++(?:[\s-]++[a-z]++){0,8})$", re.IGNORECASE)
 LISTED = re.compile(r"\s*(?:,|;|,?\s*(?:and|or))\s*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?")
 ENUMERATED = re.compile(
@@ -121,8 +124,8 @@ def extract_math(response: str, golds: Sequence[str] = ()) -> str | None:
         and "\n\n" not in text
     ):
         spans = math_spans(text)
-        if not spans and "\n" in text and "\\begin" not in text:
-            text = text.rsplit("\n", 1)[1]
+        if not spans and "\n" in text and not CONTINUED.search(text):
+            text = _last_line(text)
         if not spans or (spans[0][0] == 0 and spans[-1][1] >= len(text.rstrip("."))):
             return text
     truth = _stated_truth(text)
@@ -135,6 +138,15 @@ def extract_math(response: str, golds: Sequence[str] = ()) -> str | None:
     if formula and (number is None or number[0] < formula[0] + len(formula[1]) + 2):
         return formula[1]
     return number[1] if number else _spelled_number(text)
+
+
+def _last_line(text: str) -> str:
+    """What a short calculation ends with: the coordinates where each line gives one, else its last line."""
+    lines = text.split("\n")
+    named = [match[1] for match in map(COORDINATE.match, lines) if match]
+    if len(set(named)) == len(lines):
+        return ", ".join(lines)
+    return lines[-1] if re.search(r"\d", lines[-1]) else text
 
 
 def _without_reason(text: str) -> str:
