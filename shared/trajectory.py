@@ -4,7 +4,7 @@ from typing import Annotated, Literal, cast, get_args
 
 from pydantic import Field, model_validator
 
-from shared.grading import Kind, Method, Verdict
+from shared.grading import Kind, Method, Several, Text, Verdict
 from shared.schema import Schema
 
 Phase = Literal["rollout", "evaluate"]
@@ -27,8 +27,8 @@ class Problem(Schema):
     kind: Kind = "math"
     """Absent: `choice` where there are choices, else `math`."""
     problem: Annotated[str, Field(min_length=1, max_length=1 << 18)]
-    answer: str | Annotated[list[str], Field(min_length=1, max_length=64)]
-    choices: Annotated[list[str], Field(min_length=2, max_length=26)] | None = None
+    answer: Text | Several
+    choices: Annotated[list[Text], Field(min_length=2, max_length=26)] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from shared.errors import DriftError
-from shared.grading import MAX_BATCH, VerifyItem, VerifyResult
+from shared.grading import MAX_BATCH, MAX_TEXT, VerifyItem, VerifyResult
 from shared.tracing import span
 from shared.trajectory import Problem
 
@@ -24,7 +24,15 @@ class Grader:
         self._serial = 0
 
     async def grade(self, problem: Problem, response: str) -> VerifyResult:
-        """The verdict on one response; `timeout` and `error` are asked for once more, then stand."""
+        """The verdict on one response; `timeout` and `error` are asked for once more, then stand.
+
+        Raises `DriftError` where there is none.
+        """
+        if len(response) > MAX_TEXT:
+            raise DriftError(
+                f"The answer has {len(response)} characters; the verifier takes {MAX_TEXT}.",
+                remedy="Ask for fewer tokens with sampling.max_tokens.",
+            )
         with span("grade"):
             result = await self._ask(problem, response)
             return result if result.verdict.decides else await self._ask(problem, response)

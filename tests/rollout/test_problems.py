@@ -10,6 +10,7 @@ import pytest
 
 from services.rollout.problems.dataset import count_problems, read_problems
 from shared.errors import DatasetError
+from shared.grading import MAX_TEXT
 from shared.job import DatasetSpec
 
 GOOD = {"id": "1", "kind": "choice", "problem": "Q", "answer": "A", "choices": ["x", "y"], "source": "elsewhere"}
@@ -50,6 +51,8 @@ def test_a_shuffle_is_a_function_of_its_seed_and_a_limit_takes_its_beginning(tmp
         ({**GOOD, "choices": None}, "field choices"),
         ({**GOOD, "problem": ""}, "field problem"),
         ({**GOOD, "kind": "essay"}, "field kind"),
+        ({**GOOD, "kind": "math", "answer": "1" * (MAX_TEXT + 1)}, "field answer"),
+        ({**GOOD, "choices": ["x", "y" * (MAX_TEXT + 1)]}, "field choices"),
         ({key: value for key, value in GOOD.items() if key != "answer"}, "field answer"),
     ],
 )

@@ -182,7 +182,12 @@ def _read_answer(url: str, content: bytes) -> Answer:
     if finish_reason not in ("stop", "length"):
         # vLLM answers 200 with `abort` and the tokens so far when it is paused for new weights.
         raise Interrupted(f"The engine at {url} ended an answer with {finish_reason!r}.")
+    if not isinstance(text, str):
+        raise Refused(f"The engine at {url} returned an answer that is no text, but {type(text).__name__}.")
     try:
-        return Answer(array("i", prompt), array("i", sampled), text, finish_reason)
+        answer = Answer(array("i", prompt), array("i", sampled), text, finish_reason)
+        if min(min(ids, default=0) for ids in (answer.prompt_token_ids, answer.token_ids)) < 0:
+            raise OverflowError("one is negative")
+        return answer
     except (TypeError, OverflowError) as error:
         raise Refused(f"The engine at {url} returned token ids that are none: {error}.") from error

@@ -1,0 +1,21 @@
+"""The grader asks for verdicts; where there can be none, it says so."""
+
+import pytest
+
+from services.rollout.grader import Grader
+from shared.errors import DriftError
+from shared.grading import MAX_TEXT, Verdict, VerifyItem, VerifyResult
+from shared.trajectory import Problem
+
+PROBLEM = Problem(id="1", kind="math", problem="1 + 1?", answer="2")
+
+
+async def verify(items: list[VerifyItem]) -> list[VerifyResult]:
+    return [VerifyResult(id=item.id, verdict=Verdict.CORRECT, ms=0) for item in items]
+
+
+async def test_an_answer_longer_than_the_verifier_takes_is_ungraded_with_its_reason() -> None:
+    grader = Grader(verify)
+    with pytest.raises(DriftError, match=str(MAX_TEXT)):
+        await grader.grade(PROBLEM, "2" * (MAX_TEXT + 1))
+    assert (await grader.grade(PROBLEM, "2" * MAX_TEXT)).verdict is Verdict.CORRECT
