@@ -120,8 +120,10 @@ def bytes_per_token(model: PreTrainedModel) -> int:
     """
     config = model.config.get_text_config()
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = head * (config.num_attention_heads + config.num_key_value_heads)
-    return config.num_hidden_layers * (28 * config.hidden_size + 4 * heads + 8 * config.intermediate_size + 64)
+    keys = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    heads = head * (config.num_attention_heads + keys)
+    middle = getattr(config, "intermediate_size", 4 * config.hidden_size)
+    return config.num_hidden_layers * (28 * config.hidden_size + 4 * heads + 8 * middle + 64)
 
 
 def _gathered(model: PreTrainedModel, sharding: Sharding) -> int:

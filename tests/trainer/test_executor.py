@@ -21,7 +21,7 @@ from services.trainer.plan import make_plan
 from services.trainer.ranks import Ranks
 from shared.returns import ReturnSpec
 from shared.training import TrainingTask, TrainSpec
-from tests.trainer.tiny import make_groups, save_model
+from tests.trainer.tiny import VOCABULARY, make_groups, save_model
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,19 @@ def test_quantised_weights_are_refused_and_not_taken_for_plain_ones(
     (tmp_path / "config.json").write_text(json.dumps(quantised))
     with pytest.raises(TrainingError, match=r"quantised \(fp8\).*full precision"):
         begin(ranks, task.model_copy(update={"model": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "opt"])
+def test_a_model_whose_heads_each_have_their_own_keys_need_not_say_so(
+    ranks: Ranks, task: TrainingTask, tmp_path: Path, kind: str
+) -> None:
+    shape = AutoConfig.for_model(
+        kind, vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=512, word_embed_proj_dim=32,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path)
+    executor = begin(ranks, task.model_copy(update={"model": str(tmp_path)}))
+    assert executor.step(orders(task)[0]).suspects == []
 
 
 def test_gradients_may_be_made_anew_in_each_step_as_on_a_gpu_for_weights_that_are_not_tied_too(
