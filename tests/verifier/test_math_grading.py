@@ -51,6 +51,7 @@ EQUAL = [
     (r"1,2,\ldots,10", r"1, 2, \ldots, 10"),
     ("True", "The statement is true."),
     ("(d)", "The answer is (d)."),
+    ("(d)", "We look at all 3 of them in turn. So it must be (d)."),
     (r"\text{odd}", "$odd$"),
     ("10:30 AM", "10:30 a.m."),
     ("3:00 PM", "3 PM"),

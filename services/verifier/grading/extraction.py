@@ -38,6 +38,8 @@ LAST_REASON = re.compile(
     r"(?:[,;(–—]\s*since|[,;(–—]?\s?\bbecause)\b(?:(?!\b(?:so|therefore|thus|hence|then)\b|=)[^\n.!?]|\.(?=\d))*+[.!?)]*+$",
     re.IGNORECASE,
 )
+LETTER = re.compile(r"\(?[A-Za-z]\)?")
+LAST_LETTER = re.compile(r"(?:^|[\s:])(\(?[A-Za-z]\)?)$")
 COORDINATE = re.compile(r"\s*([xyz])\s*=[^=]+$")
 SAID = re.compile(r"\b(?:is|are|equals?)\s+([a-z]++(?:[\s-]++[a-z]++){0,8})$", re.IGNORECASE)
 LISTED = re.compile(r"\s*(?:,|;|,?\s*(?:and|or))\s*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?")
@@ -134,6 +136,8 @@ def extract_math(response: str, golds: Sequence[str] = ()) -> str | None:
     if golds and all(map(is_words, golds)):
         leading = LEADING_TRUTH.match(text)
         return leading[0] if leading else _last_sentence(text)
+    if golds and all(map(LETTER.fullmatch, golds)) and (letter := LAST_LETTER.search(_last_sentence(text) or "")):
+        return letter[1]
     formula, number = last_formula(text), last_number(text)
     if formula and (number is None or number[0] < formula[0] + len(formula[1]) + 2):
         return formula[1]
