@@ -10,7 +10,7 @@ from typing import Literal
 from services.verifier.grading.evaluation import Evaluator, Uncountable, is_slope, points
 from services.verifier.grading.numerals import Number, numbers_equal
 from services.verifier.grading.syntax import Group, Node, Num, Op, Sym, Text, walk
-from services.verifier.grading.units import CONSTANT_NAMES, UNITS, conversion, factors, split_unit
+from services.verifier.grading.units import CONSTANT_NAMES, UNITS, conversion, factors, is_quantity, split_unit
 from services.verifier.grading.values import MP, TOLERANCE, Extreme, Undefined, Value, near, to_mp
 
 CALCULUS = ("integral:", "limit:", "derivative", "series:")
@@ -107,6 +107,9 @@ def literal(node: Node) -> Number | None:
 
 def compare_scalars(gold: Node, answer: Node) -> bool | None:
     """Whether two expressions without lists and relations are the same; None where computer algebra must tell."""
+    for share, other in ((gold, answer), (answer, gold)):
+        if isinstance(share, Op) and share.name == "percent" and (is_quantity(other) or _in_degrees(other)):
+            return False  # `5%` is no `5 cm`
     if free_names(gold) != free_names(answer) or traits(gold).words or traits(answer).words:
         bare = _without_units(gold, answer)
         if bare is False:
