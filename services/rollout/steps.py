@@ -26,7 +26,7 @@ from services.rollout.settings import RolloutSettings
 from services.rollout.tickets import Tickets
 from services.rollout.turns import Turns
 from shared import keys
-from shared.errors import DriftError
+from shared.errors import DatasetError, DriftError
 from shared.job import DatasetSpec, JobSpec
 from shared.status import JobStatus, Progress
 from shared.stream import TrajectoryStream
@@ -220,7 +220,7 @@ class Steps:
         await tickets.prepare()
         begun = time.monotonic()
         self._engines.want(part.weights)
-        problems = await asyncio.to_thread(self._resume_reading, dataset, await tickets.made())
+        problems = self._resume_reading(dataset, await tickets.made(), groups)
         streamed = rollout and spec.train is not None and spec.train.streaming
         if streamed:
             await self._hand_out_training(step.stage, spec, status)
@@ -281,8 +281,19 @@ class Steps:
             return "waiting for the recorder to catch up"
         return "nobody moves trajectories into the dataset: start `python -m services.trainer.recorder`, or a trainer"
 
-    def _resume_reading(self, dataset: DatasetSpec, made: int) -> Iterator[tuple[int, Problem]]:
-        return itertools.islice(enumerate(read_problems(dataset, self._settings.data_root)), made, None)
+    def _resume_reading(self, dataset: DatasetSpec, made: int, groups: int) -> Iterator[tuple[int, Problem]]:
+        """Those without tickets; as many in all as were counted, lest the job wait for ever for the others."""
+        if made == groups:
+            return
+        problems = enumerate(read_problems(dataset, self._settings.data_root))
+        for group, problem in itertools.islice(problems, made, groups):
+            yield group, problem
+            made = group + 1
+        if made < groups:
+            raise DatasetError(
+                f"{dataset.name} has fewer problems than the {groups} that it had when the job began.",
+                remedy="Leave a dataset as it is while a job needs it, and submit the job again.",
+            )
 
     async def _hand_out(self, tickets: Tickets, problems: Iterator[tuple[int, Problem]]) -> None:
         while await tickets.waiting() <= MOST_TICKETS - _TICKET_BATCH:

@@ -52,7 +52,7 @@ async def test_a_lone_replica_never_waits_for_its_next_look(
             third = await submit(service)
             await until(service, third, lambda _: engine.in_flight > 0)
             await service.post(f"/v1/jobs/{third}/pause")
-            await until(service, third, lambda status: status.state is State.PAUSED)
+            await until(service, third, lambda status: status.state is State.PAUSED and engine.in_flight == 0)
             engine.latency_s = 0.0
             await service.post(f"/v1/jobs/{third}/resume")
             assert (await finish(service, third)).state is State.SUCCEEDED

@@ -1,6 +1,7 @@
 """Jobs are refused clearly, cancelled and paused within seconds, and made once for one idempotency key."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -195,3 +196,28 @@ async def test_a_rollout_that_nobody_records_rests_at_the_high_water_mark_and_sa
             for said in ("services.trainer.recorder", "catch up"):
                 await until(client, job, lambda status: said in str(status.progress))  # noqa: B023
                 await redis.set(keys.RECORDER_ALIVE, "one")
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+async def test_a_dataset_that_changes_while_its_job_runs_fails_it_where_rows_are_gone_and_else_adds_none(
+    service: httpx.AsyncClient, engine: FakeEngine, tmp_path: Path, rows: int
+) -> None:
+    def write(count: int) -> None:
+        problems = [PROBLEMS[0] | {"id": str(n)} for n in range(count)]
+        (tmp_path / "changing.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+
+    write(4)
+    slow_down_after_the_probe(engine)
+    job = await submit(service, dataset=None, evaluate=[{"problems": PROBLEMS}, {"path": "changing.jsonl"}])
+    await until(service, job, lambda status: status.phase == "evaluate" and engine.in_flight > 0)
+    await service.post(f"/v1/jobs/{job}/pause")
+    await until(service, job, lambda status: status.state is State.PAUSED and engine.in_flight == 0)
+    write(rows)
+    engine.script, engine.latency_s = lambda messages, weights: "A", 0.0
+    await service.post(f"/v1/jobs/{job}/resume")
+    status = await finish(service, job)
+    if rows < 4:
+        assert status.state is State.FAILED
+        assert "changing.jsonl has fewer problems than the 4" in (status.error or "")
+    else:
+        assert [each.n for each in status.evaluations] == [len(PROBLEMS), 4]
