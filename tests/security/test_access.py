@@ -24,7 +24,7 @@ from shared.errors import SettingsError
 from shared.rate import RateLimit
 from shared.settings import check_exposure
 from shared.web import key_id
-from tests.fakes.engine import Serving
+from tests.fakes.engine import FakeEngine, Serving
 
 KEY, OTHER = "a-key-of-the-test", "another-key-of-the-test"
 TOKEN = {"Authorization": f"Bearer {KEY}"}
@@ -153,7 +153,7 @@ async def test_a_sign_in_that_is_no_text_is_refused(rollout: httpx.AsyncClient) 
 
 
 async def test_a_cookie_that_is_no_key_is_none(rollout: httpx.AsyncClient) -> None:
-    reply = await rollout.get("/v1/jobs", headers={"Cookie": b'drift_key="\xe9"'})
+    reply = await rollout.get("/v1/jobs", headers={b"Cookie": b'drift_key="\xe9"'})
     assert reply.status_code == 401
 
 
@@ -193,7 +193,10 @@ def wait_for_http(url: str) -> None:
             httpx.get(url).raise_for_status()
 
 
-def test_the_log_tells_who_submitted_what_and_never_the_key(settings: RolloutSettings, tmp_path: Path) -> None:
+def test_the_log_tells_who_submitted_what_and_never_the_key(
+    settings: RolloutSettings, engine: FakeEngine, tmp_path: Path
+) -> None:
+    engine.latency_s = 3600  # the job is there to be cancelled
     problem = {"id": "p", "kind": "choice", "problem": "?", "answer": "B", "choices": ["x", "y"]}
     spec = {"name": "audited", "dataset": {"problems": [problem]}}
     with process(settings, tmp_path / "log") as url, httpx.Client(base_url=url, timeout=60) as client:
