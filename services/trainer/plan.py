@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from services.trainer.population import Example, Population, make_population, resample
 from shared.returns import ReturnSpec
@@ -99,5 +100,5 @@ def make_plan(trajectories: Iterable[Trajectory], returns: ReturnSpec, train: Tr
 def count_steps(population: int, train: TrainSpec) -> int:
     """The optimiser steps of a training; a pass over the population is rounded up to whole steps."""
     if train.epochs is not None:
-        return math.ceil(train.epochs * population / train.batch_size)
+        return math.ceil(Fraction(str(train.epochs)) * population / train.batch_size)
     return train.steps or DEFAULT_STEPS

@@ -113,4 +113,5 @@ def test_the_order_depends_on_the_seed_alone() -> None:
 def test_steps_are_given_or_follow_from_epochs_or_are_the_papers() -> None:
     assert count_steps(1000, TrainSpec(steps=7)) == 7
     assert count_steps(1000, TrainSpec(epochs=1, batch_size=128)) == 8
+    assert count_steps(12_800, TrainSpec(epochs=1.1, batch_size=128)) == 110, "1.1 is no binary fraction"
     assert count_steps(1000, TrainSpec()) == 200
