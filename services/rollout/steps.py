@@ -3,10 +3,11 @@
 import asyncio
 import itertools
 import math
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from redis.asyncio import Redis
 
@@ -21,7 +22,7 @@ from services.rollout.evaluation import evaluate, summarise
 from services.rollout.intake import Intake
 from services.rollout.jobs import Jobs, Part
 from services.rollout.problems.dataset import Tally, count_problems, read_problems
-from services.rollout.prompts import pair_prompts
+from services.rollout.prompts import Prompts, pair_prompts
 from services.rollout.settings import RolloutSettings
 from services.rollout.tickets import Tickets
 from services.rollout.turns import Turns
@@ -40,6 +41,7 @@ MOST_TICKETS = 512
 _TICKET_BATCH = 64
 SWEEP_S = 60
 
+R = TypeVar("R")
 Kind = Literal["prepare", "evaluate", "rollout", "train"]
 
 
@@ -141,9 +143,8 @@ class Steps:
     async def _prepare(self, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """Every row is read and checked, and the engines found fit, before a token is generated."""
         rolled_out = await self._find_rollouts(spec.rollouts_of) if spec.rollouts_of else None
-        root = self._settings.data_root
         tallies = [
-            await asyncio.to_thread(count_problems, dataset, root, prompts.open) if dataset else Tally()
+            await self._count(status.id, dataset, prompts) if dataset else Tally()
             for dataset, prompts in pair_prompts(spec)
         ]
         start = await self._intake.find_policy(spec.start_from) if spec.start_from else None
@@ -162,6 +163,34 @@ class Steps:
             }
         )
 
+    async def _count(self, job: str, dataset: DatasetSpec, prompts: Prompts) -> Tally:
+        given_up = threading.Event()  # reading may take long
+
+        def examine(problem: Problem) -> None:
+            if given_up.is_set():
+                raise Interrupted("Nobody waits for this any more.")
+            prompts.open(problem)
+
+        count = asyncio.to_thread(count_problems, dataset, self._settings.data_root, examine)
+        try:
+            return await self._obey_meanwhile(job, count)
+        finally:
+            given_up.set()
+
+    async def _obey_meanwhile(self, job: str, work: Coroutine[object, object, R]) -> R:
+        """What the work gives; it is given up where the user asks for a pause or the end."""
+        working = asyncio.create_task(work)
+        working.add_done_callback(lambda _: self._jobs.bell.ring())
+        begun = time.monotonic()
+        try:
+            while not working.done():
+                ring = self._jobs.bell.listen()
+                await self.obey(job)
+                await wait(ring, _pause(begun))
+            return working.result()
+        finally:
+            working.cancel()
+
     async def _find_rollouts(self, source: str) -> JobStatus:
         """The job whose rollouts are trained on, once they are complete."""
         status = await self._jobs.get(source)
@@ -176,16 +205,9 @@ class Steps:
         """The model that the engines serve; an engine that is only starting is waited for."""
         begun = time.monotonic()
         while True:
-            looking = asyncio.create_task(
-                inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens, loading)
-            )
-            looking.add_done_callback(lambda _: self._jobs.bell.ring())
+            look = inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens, loading)
             try:
-                while not looking.done():  # an engine may take its whole deadline for an answer
-                    ring = self._jobs.bell.listen()
-                    await self.obey(status.id)
-                    await wait(ring, _pause(begun))
-                return looking.result()
+                return await self._obey_meanwhile(status.id, look)  # an engine may take its whole deadline
             except EngineDown as error:
                 if time.monotonic() - begun > self._settings.engine_deadline_s:
                     raise
@@ -195,8 +217,6 @@ class Steps:
                 if waiting != status.progress:
                     status = await self._jobs.write(status.model_copy(update={"progress": waiting}), token)
                 await asyncio.sleep(1.0)
-            finally:
-                looking.cancel()
 
     async def _play(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """One rollout or evaluation: hand out tickets until every trajectory is published."""
@@ -352,9 +372,8 @@ class Steps:
             rollouts_of=spec.rollouts_of,
         )
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.xadd(
-                keys.TRAININGS, {"task": task.model_dump_json()}
-            )  # one too many does no harm, a missing one would
+            # One too many does no harm, a missing one would.
+            pipe.xadd(keys.TRAININGS, {"task": task.model_dump_json()})
             pipe.set(name, TrainingStatus(state=TrainingState.WAITING, stage=stage).model_dump_json(), nx=True)
             await pipe.execute()
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -10,11 +12,16 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from services.rollout import steps
 from services.rollout.app import create_app
+from services.rollout.problems.dataset import Tally
 from services.rollout.settings import RolloutSettings
 from shared import keys
+from shared.errors import DriftError
+from shared.job import DatasetSpec
 from shared.status import State
 from shared.training import TrainingState, TrainingStatus
+from shared.trajectory import Problem
 from tests.fakes.engine import FakeEngine, Message, Serving
 from tests.rollout.client import PROBLEMS, finish, submit, until
 
@@ -221,3 +228,27 @@ async def test_a_dataset_that_changes_while_its_job_runs_fails_it_where_rows_are
         assert "changing.jsonl has fewer problems than the 4" in (status.error or "")
     else:
         assert [each.n for each in status.evaluations] == [len(PROBLEMS), 4]
+
+
+async def test_a_job_is_cancelled_while_its_dataset_is_counted_and_nobody_counts_on(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting, ended = threading.Event(), threading.Event()
+
+    def count(spec: DatasetSpec, root: Path, examine: Callable[[Problem], object]) -> Tally:
+        counting.set()
+        try:
+            for _ in range(3000):
+                examine(Problem.model_validate(PROBLEMS[0]))
+                time.sleep(0.01)
+        except DriftError:
+            ended.set()
+            raise
+        return Tally(1)
+
+    monkeypatch.setattr(steps, "count_problems", count)
+    job = await submit(service)
+    assert await asyncio.to_thread(counting.wait, 60)
+    assert (await service.delete(f"/v1/jobs/{job}")).status_code == 202
+    assert (await finish(service, job)).state is State.CANCELLED
+    assert await asyncio.to_thread(ended.wait, 60)
