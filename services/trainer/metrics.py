@@ -36,7 +36,9 @@ def serve_metrics(address: str) -> None:
 
 
 def show_training(status: TrainingStatus) -> None:
-    """Bring the gauges up to a training's status."""
+    """Bring the gauges up to a training's status; one that waits for its turn is not the one at hand."""
+    if status.state is TrainingState.WAITING:
+        return
     _RUNNING.set(status.state is TrainingState.RUNNING)
     if status.state in (TrainingState.SUCCEEDED, TrainingState.FAILED, TrainingState.CANCELLED):
         _ENDED.labels(status.state).inc()

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from prometheus_client import REGISTRY
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from services.trainer.flops import FlopMeter
+from services.trainer.metrics import show_training
 from services.trainer.population import Example
 from services.trainer.ranks import Ranks
 from services.trainer.watchers import JsonLines, StepRecord, TensorBoard, Watchers, watch
 from shared.returns import ReturnSpec
-from shared.training import TrainingTask, TrainSpec
+from shared.training import TrainingState, TrainingStatus, TrainingTask, TrainSpec
 from tests.trainer.tiny import make_model
 
 TASK = TrainingTask(
@@ -130,3 +132,10 @@ def test_model_flops_are_those_of_matrix_products_and_attention() -> None:
     frozen = FlopMeter(model, "float32", Ranks(0, 1, torch.device("cpu")))
     assert frozen.flops([example]) == 4 * body * 10 + 4 * head * 4 + 6 * 32 * 2 * 10**2
     assert 0 < meter.utilisation([example], seconds=1.0) < 1
+
+
+def test_metrics_are_those_of_the_training_at_hand_and_not_of_one_that_waits() -> None:
+    show_training(TrainingStatus(state=TrainingState.RUNNING, stage=0, step=7, steps=9))
+    show_training(TrainingStatus(state=TrainingState.WAITING, stage=0))
+    assert REGISTRY.get_sample_value("drift_training_running") == 1
+    assert REGISTRY.get_sample_value("drift_training_step") == 7
