@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import math
-import tarfile
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -205,8 +205,9 @@ async def test_an_exported_folder_is_a_hugging_face_dataset(
     await record(redis, settings, job)
     reply = await service.get(f"/v1/jobs/{job}/export?format=hf")
     assert reply.headers["content-disposition"] == f'attachment; filename="{job}.tar"'
-    with tarfile.open(fileobj=io.BytesIO(reply.content)) as archive:
-        archive.extractall(tmp_path, filter="data")
+    archive = tmp_path / "export.tar"
+    archive.write_bytes(reply.content)
+    shutil.unpack_archive(archive, tmp_path)
     cache = str(tmp_path / "cache")
     rollouts = load_dataset(str(tmp_path / job), split="train", cache_dir=cache)
     assert len(rollouts) == K * len(PROBLEMS)
