@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from services.verifier.grading.boxes import MAX_CHAIN, find_boxes
 from services.verifier.grading.options import mentioned_option, opening_option, option_of
-from services.verifier.grading.region import answer_region, is_placeholder
+from services.verifier.grading.region import answer_region, is_placeholder, split_sentences
 
 DEFAULT_LETTERS = "ABCDEFGHIJ"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -313,6 +313,11 @@ def _is_denied(text: str, letter: int) -> bool:
     return DENIED.search(text[max(0, letter - 60) : letter]) is not None
 
 
+def _is_rejected(text: str, start: int, end: int) -> bool:
+    """Whether the letter that stands there is one that the response rejects, by what is before or behind it."""
+    return WRONG.match(text, end) is not None or _is_denied(text, start)
+
+
 def _leading(text: str, letters: str, several: bool) -> str | None:
     """`C. because ...`, `(C) text`, `C` on the first line."""
     token = TOKEN.match(text)
@@ -328,7 +333,7 @@ def _concluded(text: str, letters: str, several: bool) -> str | None:
     for match in reversed(list(CONCLUDE.finditer(text))[-12:]):
         token = TOKEN.match(text, match.end())
         chosen = token and _judge(text, token, letters, several, strict=False)
-        if token and (WRONG.match(text, token.end("letter")) or _is_denied(text, token.start("letter"))):
+        if token and _is_rejected(text, *token.span("letter")):
             continue
         if token and chosen and (chosen not in "AI" or token["close"].strip() or not text[token.end() :].strip()):
             return chosen
@@ -355,20 +360,16 @@ def _ends_in_options(text: str) -> bool:
 
 def _sole(text: str, letters: str, several: bool) -> str | None:
     """The only letter that the last sentence, or else the whole text, names in brackets or emphasis."""
-    sentences = [part for part in re.split(r"(?<=[.!?。])\s+|\n+", text.strip()) if part]
+    sentences = split_sentences(text)
     for part in (sentences[-1] if sentences else "", text):
         wrapped = {
             m["letter"].upper()
             for m in WRAPPED.finditer(part)
-            if m["letter"].upper() in letters and not WRONG.match(part, m.end()) and not _is_denied(part, m.start())
+            if m["letter"].upper() in letters and not _is_rejected(part, *m.span())
         }
         if len(wrapped) == 1:
             return wrapped.pop()
-        plain = {
-            m[1]
-            for m in SOLE.finditer(part)
-            if m[1] in letters and not WRONG.match(part, m.end(1)) and not _is_denied(part, m.start(1))
-        }
+        plain = {m[1] for m in SOLE.finditer(part) if m[1] in letters and not _is_rejected(part, *m.span(1))}
         if not wrapped and len(plain) == 1 and len(text) < 400:
             return plain.pop()
         if wrapped:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from services.verifier.grading.region import split_sentences
+
 WORDS = re.compile(r"[^\W_]+")
 LINK = re.compile(r"[\s*_`:：=\"]*(?:(?:is|are)\b)?[\s*_`:：=\"]*")
 
@@ -40,7 +42,7 @@ def mentioned_option(text: str, letters: str, choices: Sequence[str] | None) -> 
     """The one option whose text the last sentence holds; a text inside another option's longer text does not count."""
     if not choices:
         return None
-    sentences = [part for part in re.split(r"(?<=[.!?。])\s+|\n+", text.strip()) if part]
+    sentences = split_sentences(text)
     last = _words(sentences[-1]) if sentences else ""
     held = [
         (letter, words)

@@ -63,3 +63,8 @@ def tail(text: str) -> str:
 def is_placeholder(text: str) -> bool:
     """Whether the text is a template's slot and not an answer."""
     return text[:1] in PLACEHOLDER_STARTS and len(text) < 100 and PLACEHOLDER.fullmatch(text) is not None
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences and lines of a text, none empty."""
+    return [part for part in re.split(r"(?<=[.!?。])\s+|\n+", text.strip()) if part]
