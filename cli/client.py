@@ -83,7 +83,7 @@ class JobClient:
 
     async def get_json(self, job: str) -> bytes:
         """One job, exactly as the service gives it."""
-        return (await self._ask("GET", f"{_path(job)}")).content
+        return (await self._ask("GET", _path(job))).content
 
     async def cancel(self, job: str) -> None:
         """Ask the service to cancel a job."""

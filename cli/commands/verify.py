@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from cli.console import Json
 from shared.errors import SpecError
 from shared.grading import Verdict, VerifyItem
+from shared.schema import describe_faults
 
 
 def verify(
@@ -35,9 +36,7 @@ def verify(
             {"id": "cli", "response": sys.stdin.read() if response == "-" else response, **asked}
         )
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise SpecError(f"{field}: {first['msg']}.", remedy="See `drift verify --help`.") from None
+        raise SpecError(f"{describe_faults(error.errors())}.", remedy="See `drift verify --help`.") from None
     result = asyncio.run(grade(item, url))
     if as_json:
         typer.echo(result.model_dump_json())
