@@ -5,13 +5,16 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from shared.errors import DriftError
 from shared.grading import MAX_BATCH, MAX_TEXT, VerifyItem, VerifyResult
+from shared.telemetry import get_logger
 from shared.tracing import span
 from shared.trajectory import Problem
 
 Verify = Callable[[list[VerifyItem]], Awaitable[list[VerifyResult]]]
+_Waiting = tuple[VerifyItem, asyncio.Future[VerifyResult]]
 
 LINGER_S = 0.01
 """How long the first of a batch waits for company: nothing beside a turn's seconds, and a tenth of the requests."""
+log = get_logger(__name__)
 
 
 class Grader:
@@ -19,7 +22,7 @@ class Grader:
 
     def __init__(self, verify: Verify) -> None:
         self._verify = verify
-        self._waiting: list[tuple[VerifyItem, asyncio.Future[VerifyResult]]] = []
+        self._waiting: list[_Waiting] = []
         self._sending: set[asyncio.Task[None]] = set()
         self._serial = 0
 
@@ -59,14 +62,23 @@ class Grader:
         for start in range(0, len(waiting), MAX_BATCH):
             self._begin(self._send(waiting[start : start + MAX_BATCH]))
 
-    async def _send(self, batch: Sequence[tuple[VerifyItem, asyncio.Future[VerifyResult]]]) -> None:
+    async def _send(self, batch: Sequence[_Waiting]) -> None:
         try:
-            results = await self._verify([item for item, _ in batch])
+            graded = list(zip(batch, await self._verify([item for item, _ in batch]), strict=True))
         except DriftError as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+            _refuse(batch, error)
             return
-        for (_, future), result in zip(batch, results, strict=True):
+        except Exception as error:
+            # E.g. a reply that is not HTTP. Nothing else would ever end the episodes that wait.
+            log.exception("grading_broken", items=len(batch))
+            _refuse(batch, DriftError(f"Grading failed: {error!r}"))
+            return
+        for (_, future), result in graded:
             if not future.done():
                 future.set_result(result)
+
+
+def _refuse(batch: Sequence[_Waiting], error: DriftError) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)

@@ -1,5 +1,8 @@
 """The grader asks for verdicts; where there can be none, it says so."""
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
 
 from services.rollout.grader import Grader
@@ -19,3 +22,19 @@ async def test_an_answer_longer_than_the_verifier_takes_is_ungraded_with_its_rea
     with pytest.raises(DriftError, match=str(MAX_TEXT)):
         await grader.grade(PROBLEM, "2" * (MAX_TEXT + 1))
     assert (await grader.grade(PROBLEM, "2" * MAX_TEXT)).verdict is Verdict.CORRECT
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda results: 1 / 0, lambda results: results[:-1]], ids=["raises", "one-verdict-too-few"]
+)
+async def test_no_turn_waits_for_ever_for_a_verifier_that_breaks(
+    spoil: Callable[[list[VerifyResult]], list[VerifyResult]],
+) -> None:
+    async def break_off(items: list[VerifyItem]) -> list[VerifyResult]:
+        return spoil(await verify(items))
+
+    grader = Grader(break_off)
+    async with asyncio.timeout(5):
+        outcomes = await asyncio.gather(*(grader.grade(PROBLEM, "2") for _ in range(3)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [DriftError] * 3
+    assert "Grading failed" in str(outcomes[0])
