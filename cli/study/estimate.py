@@ -52,6 +52,9 @@ class StudyEstimate(Schema):
     tasks: list[TaskEstimate]
     hours: float | None
     gpu_hours: float | None
+    """Of GPUs that compute."""
+    held_gpu_hours: float | None
+    """Of all GPUs for all hours: jobs run one after the other, so that the engines' idle while the trainer's work."""
     tokens: float | None
     disk_gib: float | None
     trainer_gib: float | None
@@ -63,13 +66,15 @@ def estimate(study: Study, data_root: Path) -> StudyEstimate:
     reader = _Reader(data_root)
     tasks = [_estimate(study, task, reader) for task in list_tasks(plan_runs(study))]
     costs = study.costs
+    hours = _sum([task.hours for task in tasks])
     return StudyEstimate(
         study=study.name,
         source=costs.source if costs else None,
         faults=reader.faults,
         tasks=tasks,
-        hours=_sum([task.hours for task in tasks]),
+        hours=hours,
         gpu_hours=_sum([_gpu_hours(task, costs) for task in tasks]) if costs else None,
+        held_gpu_hours=hours * (costs.engine_gpus + costs.trainer_gpus) if costs and hours is not None else None,
         tokens=_sum([task.tokens for task in tasks]),
         disk_gib=_sum([task.disk_gib for task in tasks]),
         trainer_gib=costs.trainer_gib if costs else None,
@@ -178,9 +183,10 @@ def print_estimate(expected: StudyEstimate, console: Console) -> None:
     if expected.hours is None:
         console.print("The study gives no `costs`, so there is no estimate of its time.", highlight=False)
         return
+    held, computing = expected.held_gpu_hours, expected.gpu_hours or 0
+    gpus = f"{held:,.0f} GPU hours ({computing:,.0f} of them computing), " if held else ""
     console.print(
-        f"About {expected.tokens or 0:,.0f} tokens, {expected.hours:.1f} hours, {expected.gpu_hours or 0:,.0f} GPU "
-        f"hours, {expected.disk_gib or 0:.1f} GiB on disk, {expected.trainer_gib:.0f} GiB in a trainer rank. "
-        f"Costs: {expected.source}",
+        f"About {expected.tokens or 0:,.0f} tokens, {expected.hours:.1f} hours, {gpus}{expected.disk_gib or 0:.1f} GiB "
+        f"on disk, {expected.trainer_gib:.1f} GiB in a trainer rank. Costs: {expected.source}",
         highlight=False,
     )

@@ -1,12 +1,14 @@
 """The dry run: what a study would do is counted from its rows, and what is wrong is told before anything runs."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from cli.study.estimate import estimate
+from cli.study.estimate import StudyEstimate, estimate, print_estimate
 from cli.study.study_file import Study, load_study
 from shared.errors import SpecError
 from tests.study.test_plan import BASE, METHODS
@@ -31,6 +33,13 @@ def study(**change: Any) -> Study:
     )
 
 
+def tell(expected: StudyEstimate) -> str:
+    console = Console(file=io.StringIO(), width=400)
+    print_estimate(expected, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     for name, rows in (("train.jsonl", 12), ("test.jsonl", 5), ("other.jsonl", 2)):
@@ -52,6 +61,16 @@ def test_problems_trajectories_tokens_and_hours_are_counted_by_task(data: Path) 
     assert expected.gpu_hours == pytest.approx(
         4 * (train.hours or 0) + 2 * sum(task.hours or 0 for task in (evaluated, rollout, again))
     )
+
+
+def test_gpus_are_held_while_others_compute(data: Path) -> None:
+    expected = estimate(study(costs=COSTS | {"generated_per_s": 0.01, "trained_per_s": 0.02}), data)
+    assert expected.hours and expected.gpu_hours and expected.held_gpu_hours
+    assert expected.held_gpu_hours == pytest.approx(expected.hours * (2 + 4))
+    said = tell(expected)
+    assert f"{expected.held_gpu_hours:,.0f} GPU hours ({expected.gpu_hours:,.0f} of them computing)" in said
+    without = estimate(study(costs=COSTS | {"engine_gpus": 0, "trainer_gpus": 0}), data)
+    assert "GPU" not in tell(without)
 
 
 def test_without_costs_only_rows_are_counted(data: Path) -> None:
