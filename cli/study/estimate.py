@@ -15,6 +15,7 @@ from cli.study.study_file import Costs, Study
 from services.rollout.problems.dataset import count_problems
 from services.rollout.problems.presets import get_preset
 from services.rollout.prompts import Prompts, pair_prompts
+from services.trainer.settings import TrainerSettings
 from shared.errors import DatasetError
 from shared.job import DatasetSpec, JobSpec
 from shared.schema import Schema
@@ -23,7 +24,11 @@ HOUR_S = 3600.0
 _BYTES_A_TOKEN = 1.6
 """Of a recorded trajectory: each turn's whole context and answer as int32 and text, compressed; measured."""
 _BYTES_A_WEIGHT = 2
-"""Of an exported checkpoint in bfloat16."""
+"""Of an exported policy in bfloat16."""
+_STATE_BYTES_A_WEIGHT = 12
+"""Of a training's checkpoint: the weight and AdamW's two moments in float32."""
+_STATES: int = TrainerSettings.model_fields["checkpoints_kept"].default + 1
+"""Checkpoints of a running training: those that are kept and the one being written."""
 
 
 class TaskEstimate(Schema):
@@ -57,6 +62,7 @@ class StudyEstimate(Schema):
     """Of all GPUs for all hours: jobs run one after the other, so that the engines' idle while the trainer's work."""
     tokens: float | None
     disk_gib: float | None
+    """All that stays, and the checkpoints of the one training that runs, which go when it ends."""
     trainer_gib: float | None
     """Memory of one trainer rank."""
 
@@ -76,7 +82,7 @@ def estimate(study: Study, data_root: Path) -> StudyEstimate:
         gpu_hours=_sum([_gpu_hours(task, costs) for task in tasks]) if costs else None,
         held_gpu_hours=hours * (costs.engine_gpus + costs.trainer_gpus) if costs and hours is not None else None,
         tokens=_sum([task.tokens for task in tasks]),
-        disk_gib=_sum([task.disk_gib for task in tasks]),
+        disk_gib=_sum([*(task.disk_gib for task in tasks), _training_gib(tasks, costs)]),
         trainer_gib=costs.trainer_gib if costs else None,
     )
 
@@ -143,6 +149,13 @@ def _estimate(study: Study, task: Task, reader: _Reader) -> TaskEstimate:
         hours=tokens / costs.generated_per_s / HOUR_S if costs and tokens else None,
         disk_gib=recorded * _BYTES_A_TOKEN / 2**30 if recorded else None,
     )
+
+
+def _training_gib(tasks: list[TaskEstimate], costs: Costs | None) -> float | None:
+    if costs is None:
+        return None
+    states = _STATES if any(task.kind == "train" for task in tasks) else 0
+    return states * _STATE_BYTES_A_WEIGHT * costs.parameters / 2**30
 
 
 def _turns(costs: Costs, spec: JobSpec) -> float:

@@ -73,6 +73,15 @@ def test_gpus_are_held_while_others_compute(data: Path) -> None:
     assert "GPU" not in tell(without)
 
 
+def test_the_disk_holds_what_stays_and_once_the_checkpoints_of_the_running_training(data: Path) -> None:
+    expected = estimate(study(methods={name: METHODS[name] for name in ("base", "sft_5turn", "drift")}), data)
+    stays = sum(task.disk_gib or 0 for task in expected.tasks)
+    assert stays == pytest.approx(2 * 2, abs=0.01)
+    assert expected.disk_gib == pytest.approx(stays + (2 + 1) * 12)
+    untrained = estimate(study(methods={"base": None}), data)
+    assert untrained.disk_gib == pytest.approx(0, abs=0.01)
+
+
 def test_without_costs_only_rows_are_counted(data: Path) -> None:
     expected = estimate(study(costs=None), data)
     assert (expected.hours, expected.disk_gib) == (None, None)
