@@ -64,6 +64,11 @@ class TrainSpec(Schema):
     """Longest context plus response; longer contexts lose their earliest turns."""
     seed: int = 0
 
+    @property
+    def skips(self) -> bool:
+        """Whether it may leave out trajectories of little weight."""
+        return self.objective in ("drift", "all_turns") and self.weighting == "loss" and self.epsilon > 0
+
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.steps is not None and self.epochs is not None:

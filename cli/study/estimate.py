@@ -126,13 +126,14 @@ def _estimate(study: Study, task: Task, reader: _Reader) -> TaskEstimate:
         trajectories = spec.train.steps * spec.train.batch_size
         assert task.rollouts
         tokens = trajectories * _tokens_read(costs, task.rollouts.spec) if costs else None
+        share = costs.trained_share if costs and spec.train.skips else 1.0
         return TaskEstimate(
             kind=task.kind,
             label=task.label,
             problems=0,
             trajectories=trajectories,
             tokens=tokens,
-            hours=tokens * costs.trained_share / costs.trained_per_s / HOUR_S if costs and tokens else None,
+            hours=tokens * share / costs.trained_per_s / HOUR_S if costs and tokens else None,
             disk_gib=_BYTES_A_WEIGHT * costs.parameters / 2**30 if costs else None,
         )
     problems = reader.count(spec)

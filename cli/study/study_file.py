@@ -73,11 +73,10 @@ class Costs(Schema):
     trained_per_s: Annotated[float, Field(gt=0)]
     """Tokens (context and response) that the trainer gets through a second."""
     trained_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the tokens that is computed, after skipping and shared beginnings."""
+    """Share of the tokens that is computed where the objective skips; without skipping it is all of them."""
     parameters: Annotated[int, Field(gt=0)]
     trainer_gib: Annotated[float, Field(gt=0)]
     """Memory of one trainer rank."""
-    trainer_ranks: Annotated[int, Field(ge=1)] = 1
     engine_gpus: Annotated[int, Field(ge=0)] = 0
     trainer_gpus: Annotated[int, Field(ge=0)] = 0
 

@@ -74,7 +74,7 @@ class Population:
         weights = assign_weights(group, train.objective, self._returns)
         if not weights:
             return
-        skipped = choose_skipped(list(weights.values()), train.epsilon) if _may_skip(train) else set[int]()
+        skipped = choose_skipped(list(weights.values()), train.epsilon) if train.skips else set[int]()
         held_out = is_held_out(group[0].problem.id, train.held_out)
         if held_out:
             self.held_out_groups += 1
@@ -280,7 +280,3 @@ def _classify(group: Sequence[Trajectory]) -> str:
         return "spoiled"
     solved = sum(trajectory.success for trajectory in group)
     return "all_correct" if solved == len(group) else "mixed" if solved else "all_wrong"
-
-
-def _may_skip(train: TrainSpec) -> bool:
-    return train.objective in ("drift", "all_turns") and train.weighting == "loss"

@@ -14,7 +14,7 @@ from shared.errors import SpecError
 from tests.study.test_plan import BASE, METHODS
 
 ROOT = Path(__file__).parents[2]
-COSTS = {
+COSTS: dict[str, Any] = {
     "source": "a test", "turns": 2, "turn_tokens": 10, "prompt_tokens": 80, "generated_per_s": 100,
     "trained_per_s": 50, "trained_share": 0.5, "parameters": 2**30, "trainer_gib": 3, "engine_gpus": 2,
     "trainer_gpus": 4,
@@ -61,6 +61,13 @@ def test_problems_trajectories_tokens_and_hours_are_counted_by_task(data: Path) 
     assert expected.gpu_hours == pytest.approx(
         4 * (train.hours or 0) + 2 * sum(task.hours or 0 for task in (evaluated, rollout, again))
     )
+
+
+def test_what_skips_nothing_trains_on_all_of_its_tokens(data: Path) -> None:
+    methods = {"drift": {}, "exact": {"train": {"epsilon": 0}}, "sft_5turn": {"train": {"objective": "uniform"}}}
+    tasks = [task for task in estimate(study(methods=methods), data).tasks if task.kind == "train"]
+    drift, *others = [task.hours for task in tasks]
+    assert drift and others == [drift / COSTS["trained_share"]] * 2
 
 
 def test_gpus_are_held_while_others_compute(data: Path) -> None:
