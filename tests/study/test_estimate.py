@@ -3,17 +3,19 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from rich.console import Console
 
 from cli.study.estimate import StudyEstimate, estimate, print_estimate
 from cli.study.study_file import Study, load_study
-from shared.errors import SpecError
+from shared.errors import DatasetError, SpecError
+from shared.job import DatasetSpec
 from tests.study.test_plan import BASE, METHODS
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples/studies").glob("*.yaml"))
 COSTS: dict[str, Any] = {
     "source": "a test", "turns": 2, "turn_tokens": 10, "prompt_tokens": 80, "generated_per_s": 100,
     "trained_per_s": 50, "trained_share": 0.5, "parameters": 2**30, "trainer_gib": 3, "engine_gpus": 2,
@@ -107,7 +109,37 @@ def test_a_bad_template_is_refused(data: Path) -> None:
         estimate(study(base=BASE | {"protocol": {"template": "{{ nothing }}"}}), data)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples/studies").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("model", [path.stem[6:] for path in EXAMPLES if path.stem.startswith("paper-")])
+def test_the_memory_of_a_papers_trainer_is_that_of_its_recipe(model: str) -> None:
+    costs = load_study(ROOT / f"examples/studies/paper-{model}.yaml").costs
+    assert costs
+    table = (ROOT / "examples/recipes/README.md").read_text().splitlines()
+    (row,) = [line for line in table if line.startswith(f"| `{model}.yaml` | {costs.trainer_gpus} |")]
+    assert float(row.split("|")[-2]) == costs.trainer_gib
+
+
+def count_as_published(dataset: DatasetSpec, *_: object) -> NoReturn:
+    raise DatasetError(f"{dataset.name} is not asked for.")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_what_an_example_is_expected_to_cost_is_written_down(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its sets, so that neither hub nor data is needed: counted as published."""
+    monkeypatch.setattr("cli.study.estimate.count_problems", count_as_published)
+    read = load_study(path)
+    expected, costs = estimate(read, Path()), read.costs
+    assert costs and None not in (expected.tokens, expected.hours, expected.disk_gib)
+    trainings = sum(task.kind == "train" for task in expected.tasks)
+    held = f"{expected.held_gpu_hours:.0f} | {expected.gpu_hours:.0f}" if expected.gpu_hours else " | "
+    ranks = f"{costs.trainer_gib} GiB" + (f" on {costs.trainer_gpus} GPUs" if costs.trainer_gpus else ", no GPU")
+    row = (
+        f"| `{read.name}` | {len(expected.tasks)} | {trainings} | {(expected.tokens or 0) / 1e6:,.0f} million "
+        f"| {expected.hours:.1f} | {held} | {expected.disk_gib:.0f} GiB | {ranks} |"
+    )
+    assert row in (ROOT / "docs/reproducing.md").read_text(), f"write this down:\n{row}"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_a_study_with_the_papers_methods(path: Path) -> None:
     read = load_study(path)
     assert {"base", "sft", "sft_5turn", "star_2turn", "drift"} <= set(read.methods)
