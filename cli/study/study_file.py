@@ -4,6 +4,7 @@ The file is YAML. `base` is a job as `drift submit` takes it; a method is an ove
 nobody trains. What is wrong is refused by its place in the file before anything runs.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ Overlay = dict[str, JsonValue]
 """Part of a job: what is named replaces the base's, field by field."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+MAX_NAME = 64
+"""Characters of a study's name."""
+
 Axis = Literal["gamma", "beta", "lambda", "trajectories", "feedback", "steps", "epsilon"]
 """What a sweep may change; `trajectories` is K. `feedback` changes the evaluation alone, as in the paper's figure 4."""
 
@@ -84,7 +88,7 @@ class Costs(Schema):
 class Study(Schema):
     """What is compared with what."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=MAX_NAME)]
     model: str
     """Hub name or folder of the base policy; the engines must serve it."""
     base: JobSpec
@@ -167,12 +171,18 @@ def load_study(path: Path, parity: str | None = None) -> Study:
     if parity is not None:
         base = whole.get("base")
         if isinstance(base, dict):
-            name = f"{whole.get('name')}-{re.sub('[^a-z_]+', '-', parity)}"
+            name = _shorten(f"{whole.get('name')}-{re.sub('[^a-z_]+', '-', parity)}")
             whole = {**whole, "name": name, "base": merge(base, load_parity(parity))}
     try:
         return Study.model_validate(whole)
     except ValidationError as error:
         raise SpecError(f"{path}: {describe_faults(error.errors())}", remedy="See docs/how-to/studies.md.") from None
+
+
+def _shorten(name: str) -> str:
+    """The name, or where that is too long for a study its beginning and a digest of it all."""
+    digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - len(digest) - 1]}-{digest}"
 
 
 _PARITY = Path(__file__).with_name("parity")

@@ -13,6 +13,7 @@ from cli.study.study_file import Overlay, Study, load_study, merge
 from shared.errors import SpecError
 from shared.job import JobSpec
 
+ROOT = Path(__file__).parents[2]
 BASE: dict[str, Any] = {
     "dataset": {"path": "train.jsonl", "limit": 10},
     "sampling": {"trajectories": 4, "max_tokens": 8},
@@ -193,6 +194,15 @@ def test_parity_changes_the_base_and_each_deviation_can_be_taken_alone(tmp_path:
         load_study(file, "authors:luck")
     with pytest.raises(SpecError, match="authors"):
         load_study(file, "nobody")
+
+
+def test_a_deviation_is_traced_by_leaving_it_out_and_each_such_study_has_a_name_of_its_own() -> None:
+    file = ROOT / "examples/studies/paper-llama-3.1-8b.yaml"
+    every = ["grading", "format_term", "skipping", "clipping", "prompts", "hyper_parameters"]
+    without = [load_study(file, "authors:" + ",".join(one for one in every if one != left)) for left in every]
+    assert len({study.name for study in without}) == len(every)
+    assert all(study.name.startswith("paper-llama-3.1-8b-authors-") for study in without)
+    assert [study.base.protocol.grading for study in without] == ["own"] + ["string"] * 5
 
 
 def test_a_job_name_is_one_that_the_service_takes() -> None:
