@@ -88,13 +88,18 @@ class Ledger:
                 f"{self.folder} holds a study already.",
                 remedy="Name a new folder with --output, or go on with it without --rollouts-of.",
             )
-        self._jobs = self._jobs.model_copy(update={"replica": secrets.token_hex(4)})
+        records: list[TaskRecord] = []
         for task in tasks:
             record = other.read(task.key)
             if record is None:
                 raise SpecError(f"{other.folder} has no record of: {task.label}.", remedy="Finish that study first.")
+            records.append(record)
+        # The jobs come first and at once: a record that is then not written is fetched from its job.
+        jobs = {record.key: record.status.id for record in records}
+        self._jobs = self._jobs.model_copy(update={"replica": secrets.token_hex(4), "jobs": jobs})
+        self._write(self._file, self._jobs)
+        for record in records:
             self.write(record)
-            self.note_job(task.key, record.status.id)
 
     def job(self, key: str) -> str | None:
         """The job that carries out a task, if there is one."""
