@@ -22,7 +22,7 @@ def study(
         str | None, typer.Option(help="`authors`: as the authors' scripts do; `authors:grading,clipping`: some of it.")
     ] = None,
     rollouts_of: Annotated[
-        Path | None, typer.Option(help="Begin with the base's rollouts that this folder of the same study has.")
+        Path | None, typer.Option(help="Train and evaluate anew on all rollouts that this folder of the study has.")
     ] = None,
     as_json: Json = False,
     url: Url = None,

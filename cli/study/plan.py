@@ -105,8 +105,8 @@ def list_tasks(runs: Iterable[Run]) -> list[Task]:
 
 
 def list_rollouts(runs: Iterable[Run]) -> list[Task]:
-    """The rollouts of the base."""
-    return [task for task in list_tasks(runs) if task.kind == "rollout" and task.policy is None]
+    """All rollouts, those of a refresh's later stages with them."""
+    return [task for task in list_tasks(runs) if task.kind == "rollout"]
 
 
 def _measure_base(study: Study, method: str) -> Run:

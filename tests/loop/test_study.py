@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 METHODS = ("base", "sft_5turn", "drift", "drift_refresh")
 TASKS = 1 + 1 + 2 + 2 + (2 + 1 + 1)
 """Evaluate the base; shared rollouts; a training and an evaluation for two methods; the refresh's own."""
+ROLLOUTS = 2
+"""The shared ones, and the refresh's of its own policy."""
 
 
 def write_study(path: Path) -> None:
@@ -121,7 +123,7 @@ async def test_a_study_survives_its_death_and_gives_the_same_numbers_again(
     # A second run from the same rollouts trains and evaluates anew, and gives the same numbers.
     second = tmp_path / "second"
     await finish("--output", str(second), "--rollouts-of", str(folder))
-    assert len(await jobs()) == TASKS + TASKS - 1
+    assert len(await jobs()) == TASKS + TASKS - ROLLOUTS
     repeated = Results.model_validate_json((second / "results.json").read_bytes())
     assert (repeated.methods, repeated.datasets) == (results.methods, results.datasets)
     assert losses(second) == losses(folder)

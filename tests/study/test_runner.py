@@ -86,15 +86,19 @@ def test_a_folder_belongs_to_one_study(tmp_path: Path) -> None:
 
 
 def test_a_second_run_begins_only_with_rollouts_that_are_there_and_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    study = Study.model_validate(STUDY | {"methods": {"base": None, "drift": {}}})
+    study = Study.model_validate(STUDY | {"methods": {"drift_refresh": {"refresh": {"stages": 2}}}})
     rollouts = list_rollouts(plan_runs(study))
+    assert [rollout.policy is None for rollout in rollouts] == [True, False]
     first, second = Ledger(tmp_path / "first", study.name), Ledger(tmp_path / "second", study.name)
-    with pytest.raises(SpecError, match="no record of: roll out for drift seed 1"):
-        second.adopt(first, rollouts)
-    status = JobStatus(id="20260101-000000-abcdef", name="job", state=State.SUCCEEDED, created=0)
-    first.write(TaskRecord(key=rollouts[0].key, label="rolled out", status=status, outcomes=[]))
+    for stage, rollout in enumerate(rollouts, 1):
+        with pytest.raises(SpecError, match=f"no record of: roll out for drift_refresh seed 1 stage {stage}"):
+            second.adopt(first, rollouts)
+        assert not second.folder.exists(), "what is refused leaves nothing that looks begun"
+        status = JobStatus(id=f"20260101-000000-00000{stage}", name="job", state=State.SUCCEEDED, created=0)
+        first.write(TaskRecord(key=rollout.key, label="rolled out", status=status, outcomes=[]))
     second.adopt(first, rollouts)
-    assert second.job(rollouts[0].key) == status.id
+    assert [second.job(one.key) for one in rollouts] == ["20260101-000000-000001", "20260101-000000-000002"]
+    assert all(second.read(one.key) == first.read(one.key) for one in rollouts)
     assert second.replica and not first.replica
     assert Ledger(tmp_path / "second", study.name).replica == second.replica
     with pytest.raises(SpecError, match="already"):
