@@ -14,9 +14,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.rollout.bell import wait
+from services.rollout.commands import Interrupted, obey
 from services.rollout.engines.policy import Policies
 from services.rollout.jobs import Jobs, StaleConductor
-from services.rollout.steps import GivesWay, Interrupted, Step, Steps, plan_steps
+from services.rollout.steps import GivesWay, Step, Steps, plan_steps
 from services.rollout.turns import Turns
 from shared import keys
 from shared.errors import DriftError
@@ -154,7 +155,7 @@ class Conductor:
             with self._turns.want(status):
                 while not self._turns.take(status):
                     ring = self._jobs.bell.listen()
-                    await self._steps.obey(status.id)
+                    await obey(self._jobs, status.id)
                     await wait(ring, POLL_S)
                 try:
                     return await self._steps.carry_out(step, spec, status, token)

@@ -3,16 +3,16 @@
 import asyncio
 import itertools
 import math
-import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 from redis.asyncio import Redis
 
 from services.rollout.archive import Archive
 from services.rollout.bell import wait
+from services.rollout.commands import POLL_S, giving_up, obey, obey_meanwhile, pause
 from services.rollout.engines.control import ServedModel
 from services.rollout.engines.engine import EngineDown
 from services.rollout.engines.inspection import Loading, inspect
@@ -21,7 +21,7 @@ from services.rollout.engines.pool import Engines
 from services.rollout.evaluation import evaluate, summarise
 from services.rollout.intake import Intake
 from services.rollout.jobs import Jobs, Part
-from services.rollout.problems.dataset import Tally, count_problems, read_problems
+from services.rollout.problems.dataset import OnRow, Tally, count_problems, read_problems
 from services.rollout.prompts import Prompts, pair_prompts
 from services.rollout.settings import RolloutSettings
 from services.rollout.tickets import Tickets
@@ -34,19 +34,12 @@ from shared.stream import TrajectoryStream
 from shared.training import TrainingState, TrainingStatus, TrainingTask
 from shared.trajectory import Problem, part_name
 
-POLL_S, LONGEST_POLL_S = 0.1, 1.0
-"""Between two looks: at first, and when a step has lasted. In between a twentieth of its time."""
 MOST_TICKETS = 512
 """Tickets that wait at once; the dataset is read on as they are played."""
 _TICKET_BATCH = 64
 SWEEP_S = 60
 
-R = TypeVar("R")
 Kind = Literal["prepare", "evaluate", "rollout", "train"]
-
-
-class Interrupted(DriftError):
-    """The user paused or cancelled the job."""
 
 
 class GivesWay(DriftError):
@@ -92,11 +85,6 @@ def policy_name(stage: int) -> str:
     return f"stage-{stage}" if stage else "base"
 
 
-def _pause(begun: float) -> float:
-    """Seconds until the next look, in a step that began at `begun` (`time.monotonic`)."""
-    return min(max(POLL_S, (time.monotonic() - begun) / 20), LONGEST_POLL_S)
-
-
 class Steps:
     """Carries out steps for the conductor."""
 
@@ -131,7 +119,8 @@ class Steps:
             case "train":
                 return await self._train(step, spec, status, token)
             case _:
-                return await self._play(step, spec, status, token)
+                with giving_up() as check:
+                    return await self._play(step, spec, status, token, check)
 
     async def sweep(self, job: str) -> None:
         """Drop the tickets of a job that is over, once no worker can be reading them any more."""
@@ -164,32 +153,9 @@ class Steps:
         )
 
     async def _count(self, job: str, dataset: DatasetSpec, prompts: Prompts) -> Tally:
-        given_up = threading.Event()  # reading may take long
-
-        def examine(problem: Problem) -> None:
-            if given_up.is_set():
-                raise Interrupted("Nobody waits for this any more.")
-            prompts.open(problem)
-
-        count = asyncio.to_thread(count_problems, dataset, self._settings.data_root, examine)
-        try:
-            return await self._obey_meanwhile(job, count)
-        finally:
-            given_up.set()
-
-    async def _obey_meanwhile(self, job: str, work: Coroutine[object, object, R]) -> R:
-        """What the work gives; it is given up where the user asks for a pause or the end."""
-        working = asyncio.create_task(work)
-        working.add_done_callback(lambda _: self._jobs.bell.ring())
-        begun = time.monotonic()
-        try:
-            while not working.done():
-                ring = self._jobs.bell.listen()
-                await self.obey(job)
-                await wait(ring, _pause(begun))
-            return working.result()
-        finally:
-            working.cancel()
+        with giving_up() as check:  # reading may take long
+            count = asyncio.to_thread(count_problems, dataset, self._settings.data_root, prompts.open, check)
+            return await obey_meanwhile(self._jobs, job, count)
 
     async def _find_rollouts(self, source: str) -> JobStatus:
         """The job whose rollouts are trained on, once they are complete."""
@@ -207,7 +173,7 @@ class Steps:
         while True:
             look = inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens, loading)
             try:
-                return await self._obey_meanwhile(status.id, look)  # an engine may take its whole deadline
+                return await obey_meanwhile(self._jobs, status.id, look)  # an engine may take its whole deadline
             except EngineDown as error:
                 if time.monotonic() - begun > self._settings.engine_deadline_s:
                     raise
@@ -218,7 +184,7 @@ class Steps:
                     status = await self._jobs.write(status.model_copy(update={"progress": waiting}), token)
                 await asyncio.sleep(1.0)
 
-    async def _play(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
+    async def _play(self, step: Step, spec: JobSpec, status: JobStatus, token: int, check: OnRow) -> JobStatus:
         """One rollout or evaluation: hand out tickets until every trajectory is published."""
         rollout = step.kind == "rollout"
         dataset = spec.dataset if rollout else spec.evaluate[step.dataset]
@@ -240,7 +206,7 @@ class Steps:
         await tickets.prepare()
         begun = time.monotonic()
         self._engines.want(part.weights)
-        problems = self._resume_reading(dataset, await tickets.made(), groups)
+        problems = self._resume_reading(dataset, await tickets.made(), groups, check)
         streamed = rollout and spec.train is not None and spec.train.streaming
         if streamed:
             await self._hand_out_training(step.stage, spec, status)
@@ -249,12 +215,12 @@ class Steps:
         served = time.monotonic()
         while (published := int(counts.get("published", 0))) < total:
             ring = self._jobs.bell.listen()
-            await self.obey(status.id)
+            await obey(self._jobs, status.id)
             if self._turns.is_awaited(status):
                 raise GivesWay(f"Job {status.id} gives way to an older one.")
             # Said again each time: a conductor of the past may have stopped the workers as it ended.
             await self._jobs.activate(part)
-            await self._hand_out(tickets, problems)
+            await self._hand_out(status.id, tickets, problems)
             message = None
             if self._policies.served(part.weights):
                 served = time.monotonic()
@@ -280,7 +246,7 @@ class Steps:
             if changed != status:
                 status = await self._jobs.write(changed, token)
             await asyncio.sleep(POLL_S)  # however often it rings
-            await wait(ring, _pause(begun) - POLL_S)
+            await wait(ring, pause(begun) - POLL_S)
             counts = await self._jobs.counts(status.id, part.name)
         await self._jobs.deactivate()
         turns = spec.protocol.max_turns
@@ -301,11 +267,13 @@ class Steps:
             return "waiting for the recorder to catch up"
         return "nobody moves trajectories into the dataset: start `python -m services.trainer.recorder`, or a trainer"
 
-    def _resume_reading(self, dataset: DatasetSpec, made: int, groups: int) -> Iterator[tuple[int, Problem]]:
+    def _resume_reading(
+        self, dataset: DatasetSpec, made: int, groups: int, check: OnRow
+    ) -> Iterator[tuple[int, Problem]]:
         """Those without tickets; as many in all as were counted, lest the job wait for ever for the others."""
         if made == groups:
             return
-        problems = enumerate(read_problems(dataset, self._settings.data_root))
+        problems = enumerate(read_problems(dataset, self._settings.data_root, on_row=check))
         for group, problem in itertools.islice(problems, made, groups):
             yield group, problem
             made = group + 1
@@ -315,9 +283,11 @@ class Steps:
                 remedy="Leave a dataset as it is while a job needs it, and submit the job again.",
             )
 
-    async def _hand_out(self, tickets: Tickets, problems: Iterator[tuple[int, Problem]]) -> None:
+    async def _hand_out(self, job: str, tickets: Tickets, problems: Iterator[tuple[int, Problem]]) -> None:
         while await tickets.waiting() <= MOST_TICKETS - _TICKET_BATCH:
-            batch = await asyncio.to_thread(lambda: list(itertools.islice(problems, _TICKET_BATCH)))
+            # The first batch of a shuffled set, or after a restart, may be behind a million rows.
+            reading = asyncio.to_thread(lambda: list(itertools.islice(problems, _TICKET_BATCH)))
+            batch = await obey_meanwhile(self._jobs, job, reading)
             if not batch:
                 return
             await tickets.write(batch[0][0], [problem for _, problem in batch])
@@ -332,7 +302,7 @@ class Steps:
             update: dict[str, object] = {"trainings": [*status.trainings[: step.stage], training]}
             if training.state is TrainingState.SUCCEEDED:
                 return status.model_copy(update=update | {"checkpoint": training.checkpoint})
-            await self.obey(status.id)
+            await obey(self._jobs, status.id)
             message = training.message
             if not await self._redis.exists(keys.TRAINER_ALIVE):
                 message = "no trainer is running: start `torchrun --standalone -m services.trainer`"
@@ -349,7 +319,7 @@ class Steps:
             changed = status.model_copy(update=update)
             if changed != status:
                 status = await self._jobs.write(changed, token)
-            await wait(ring, _pause(begun))
+            await wait(ring, pause(begun))
 
     async def _hand_out_training(self, stage: int, spec: JobSpec, status: JobStatus) -> None:
         """Write the stage's task into the stream of trainings, unless that has been done."""
@@ -390,8 +360,3 @@ class Steps:
         if weights is None:
             raise DriftError(f"Job {status.id} has no checkpoint of stage {stage}.", remedy="Submit it again.")
         return weights
-
-    async def obey(self, job: str) -> None:
-        """Raises `Interrupted` where the user has asked for a pause or the end."""
-        if asked := await self._jobs.asked(job):
-            raise Interrupted(f"Job {job}: {asked}.")

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 import pytest
 
-from services.rollout import conductor, steps, worker
+from services.rollout import commands, conductor, steps, worker
 from services.rollout.app import create_app
 from services.rollout.bell import Bell, wait
 from services.rollout.settings import RolloutSettings
@@ -42,7 +42,8 @@ async def test_a_lone_replica_never_waits_for_its_next_look(
 
     monkeypatch.setattr(worker, "POLL_S", NEVER_S)
     monkeypatch.setattr(conductor, "POLL_S", NEVER_S)
-    monkeypatch.setattr(steps, "_pause", rarely)
+    for module in (steps, commands):
+        monkeypatch.setattr(module, "pause", rarely)
     with Serving(create_app(settings)) as url:
         async with httpx.AsyncClient(base_url=url, timeout=60) as service:
             first, second = [await submit(service, evaluate=[{"problems": PROBLEMS}]) for _ in range(2)]

@@ -1,10 +1,10 @@
 """Jobs are refused clearly, cancelled and paused within seconds, and made once for one idempotency key."""
 
 import asyncio
+import itertools
 import json
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -12,16 +12,12 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from services.rollout import steps
 from services.rollout.app import create_app
-from services.rollout.problems.dataset import Tally
+from services.rollout.problems import files
 from services.rollout.settings import RolloutSettings
 from shared import keys
-from shared.errors import DriftError
-from shared.job import DatasetSpec
 from shared.status import State
 from shared.training import TrainingState, TrainingStatus
-from shared.trajectory import Problem
 from tests.fakes.engine import FakeEngine, Message, Serving
 from tests.rollout.client import PROBLEMS, finish, submit, until
 
@@ -230,25 +226,30 @@ async def test_a_dataset_that_changes_while_its_job_runs_fails_it_where_rows_are
         assert [each.n for each in status.evaluations] == [len(PROBLEMS), 4]
 
 
-async def test_a_job_is_cancelled_while_its_dataset_is_counted_and_nobody_counts_on(
-    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("slow_reading", [2, 3], ids=["counted", "handed-out"])
+async def test_a_job_is_cancelled_while_its_dataset_is_read_and_nobody_reads_on(
+    service: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_reading: int
 ) -> None:
-    counting, ended = threading.Event(), threading.Event()
+    (tmp_path / "long.jsonl").touch()
+    readings, reached, ended, over = itertools.count(1), threading.Event(), threading.Event(), threading.Event()
 
-    def count(spec: DatasetSpec, root: Path, examine: Callable[[Problem], object]) -> Tally:
-        counting.set()
+    def read_rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
+        if next(readings) < slow_reading:  # the first is within the request
+            yield "line 1", PROBLEMS[0]
+            return
+        reached.set()
         try:
-            for _ in range(3000):
-                examine(Problem.model_validate(PROBLEMS[0]))
-                time.sleep(0.01)
-        except DriftError:
+            while not over.wait(0.01):
+                yield "line 1", PROBLEMS[0]
+        finally:
             ended.set()
-            raise
-        return Tally(1)
 
-    monkeypatch.setattr(steps, "count_problems", count)
-    job = await submit(service)
-    assert await asyncio.to_thread(counting.wait, 60)
-    assert (await service.delete(f"/v1/jobs/{job}")).status_code == 202
-    assert (await finish(service, job)).state is State.CANCELLED
-    assert await asyncio.to_thread(ended.wait, 60)
+    monkeypatch.setattr(files, "read_rows", read_rows)
+    try:
+        job = await submit(service, dataset={"path": "long.jsonl", "shuffle_seed": 1})
+        assert await asyncio.to_thread(reached.wait, 60)
+        assert (await service.delete(f"/v1/jobs/{job}")).status_code == 202
+        assert (await until(service, job, lambda status: status.state.final, 30)).state is State.CANCELLED
+        assert await asyncio.to_thread(ended.wait, 60)
+    finally:
+        over.set()

@@ -24,6 +24,8 @@ from shared.trajectory import Problem
 _REASONS = 5
 
 Rows = Iterator[tuple[files.Place, files.Row]]
+OnRow = Callable[[], object]
+"""Called at each row, since a set may have millions; what it raises ends the reading."""
 
 
 @dataclass
@@ -36,26 +38,33 @@ class Tally:
     """Why the first few were skipped."""
 
 
-def read_problems(spec: DatasetSpec, data_root: Path, tally: Tally | None = None) -> Iterator[Problem]:
+def read_problems(
+    spec: DatasetSpec, data_root: Path, tally: Tally | None = None, on_row: OnRow = lambda: None
+) -> Iterator[Problem]:
     """The problems of `spec` in its order, shuffled and limited as it says; skipped rows are counted in `tally`.
 
     Raises `DatasetError` for the first bad row or a source that cannot be read.
     """
     tally = tally or Tally()
     if spec.mix:
-        problems = (problem for part in spec.mix for problem in read_problems(part, data_root, tally))
+        problems = (problem for part in spec.mix for problem in read_problems(part, data_root, tally, on_row))
     else:
-        problems = _parse(spec, data_root, tally)
-    return _take(problems, spec.limit) if spec.shuffle_seed is None else _shuffle(problems, spec)
+        problems = _parse(spec, data_root, tally, on_row)
+    return _take(problems, spec.limit) if spec.shuffle_seed is None else _shuffle(problems, spec, on_row)
 
 
-def count_problems(spec: DatasetSpec, data_root: Path, examine: Callable[[Problem], object] = lambda _: None) -> Tally:
+def count_problems(
+    spec: DatasetSpec,
+    data_root: Path,
+    examine: Callable[[Problem], object] = lambda _: None,
+    on_row: OnRow = lambda: None,
+) -> Tally:
     """How many problems `read_problems` gives; reads, and so checks, every row that it would give.
 
     `examine` gets every problem, and may raise.
     """
     tally = Tally()
-    for problem in read_problems(spec, data_root, tally):
+    for problem in read_problems(spec, data_root, tally, on_row):
         examine(problem)
         tally.problems += 1
     if tally.problems == 0:
@@ -75,7 +84,7 @@ def lies_at_hand(spec: DatasetSpec, data_root: Path) -> bool:
     return _locate(spec, data_root) is not None
 
 
-def _shuffle(problems: Iterator[Problem], spec: DatasetSpec) -> Iterator[Problem]:
+def _shuffle(problems: Iterator[Problem], spec: DatasetSpec, on_row: OnRow) -> Iterator[Problem]:
     with tempfile.TemporaryFile() as spool:
         offsets = array("Q")
         for problem in problems:
@@ -83,6 +92,7 @@ def _shuffle(problems: Iterator[Problem], spec: DatasetSpec) -> Iterator[Problem
             spool.write(problem.model_dump_json().encode() + b"\n")
         total = len(offsets)
         for row in random.Random(spec.shuffle_seed).sample(range(total), min(spec.limit or total, total)):
+            on_row()
             spool.seek(offsets[row])
             yield Problem.model_validate_json(spool.readline())
 
@@ -94,11 +104,12 @@ def _take(problems: Iterator[Problem], limit: int | None) -> Iterator[Problem]:
         yield problem
 
 
-def _parse(spec: DatasetSpec, data_root: Path, tally: Tally) -> Iterator[Problem]:
+def _parse(spec: DatasetSpec, data_root: Path, tally: Tally, on_row: OnRow) -> Iterator[Problem]:
     rows, layout = _open(spec, data_root)
     distinct = spec.preset is not None and get_preset(spec.preset).distinct
     seen = set[bytes]()
     for number, (place, row) in enumerate(rows, 1):
+        on_row()
         try:
             known = _adapt(row, place, layout, number)
             if known is None:
