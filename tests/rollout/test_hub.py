@@ -23,6 +23,11 @@ def make_arc(id: str, labels: str, key: str) -> dict[str, object]:
     }
 
 
+def _spoil_pages(file: bytes) -> bytes:
+    """Its first page is none, while its footer is sound."""
+    return file[:4] + b"\xff" * 16 + file[20:]
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     files = {
@@ -36,6 +41,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         },
         "me/own": {"data/train-00000-of-00001.parquet": to_parquet([{"question": "1+1?", "answer": "2"}])},
         "me/broken": {"test.parquet": to_parquet([{"question": "?"}])},
+        "me/damaged": {
+            "test-0.parquet": to_parquet([{"question": "1+1?", "answer": "2"}]),
+            "test-1.parquet": to_parquet([{"question": "1+1?", "answer": "2"}])[:-20],
+        },
+        "me/spoiled": {"test.parquet": _spoil_pages(to_parquet([{"question": "1+1?", "answer": "2"}]))},
     }
     with use_hub(build_hub(files), monkeypatch, tmp_path):
         yield
@@ -68,6 +78,8 @@ def test_a_plain_question_and_answer_dataset_needs_no_mapping(tmp_path: Path) ->
         (DatasetSpec(hub="no/such"), "no/such"),
         (DatasetSpec(hub="me/broken", split="test"), "field answer"),
         (DatasetSpec(hub="not a name"), "not a name"),
+        (DatasetSpec(hub="me/damaged", split="test"), "test-1.parquet of the hub's dataset me/damaged .* after row 1"),
+        (DatasetSpec(hub="me/spoiled", split="test"), "test.parquet of the hub's dataset me/spoiled"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, spec: DatasetSpec, named: str) -> None:

@@ -1,8 +1,10 @@
 """Rows of Hugging Face datasets: their Parquet files, read in batches."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
@@ -39,10 +41,16 @@ def read_rows(repo: str, config: str | None, split: str) -> Iterator[tuple[str, 
             ) from error
         except _FAULTS as error:
             raise _unreachable(repo, error) from error
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{name}, row {number}", row
+        try:
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{name}, row {number}", row
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(
+                f"{file} of the hub's dataset {repo} cannot be read, after row {number} of {name}: {error}.",
+                remedy=f"If the hub's own file is sound, delete the copy {Path(path).resolve()} and submit again.",
+            ) from error
 
 
 def _find_files(repo: str, config: str | None, split: str) -> list[tuple[str, str]]:
