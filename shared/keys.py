@@ -47,7 +47,7 @@ def command(job: str) -> str:
 
 
 def events(job: str) -> str:
-    """Capped stream of the job's events, for `/events`."""
+    """Capped stream of the job's events, for `/events`; expires a week after the job's end."""
     return f"drift:{{{job}}}:events"
 
 

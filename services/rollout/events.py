@@ -1,7 +1,7 @@
 """A job's events as server-sent events: every change of its status, every step of its training.
 
 Ids are the stream's own, so that a client that comes back with `Last-Event-ID` misses and repeats nothing
-(as long as the event is among the newest two thousand).
+(as long as the event is among the newest two thousand, and the job not over for more than a week).
 """
 
 import asyncio

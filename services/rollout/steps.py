@@ -38,6 +38,8 @@ MOST_TICKETS = 512
 """Tickets that wait at once; the dataset is read on as they are played."""
 _TICKET_BATCH = 64
 SWEEP_S = 60
+EVENTS_S = 7 * 24 * 3600
+"""The events of a job that is over are kept for so long: up to two thousand whole statuses, megabytes a job."""
 
 Kind = Literal["prepare", "evaluate", "rollout", "train"]
 
@@ -123,8 +125,9 @@ class Steps:
                     return await self._play(step, spec, status, token, check)
 
     async def sweep(self, job: str) -> None:
-        """Drop the tickets of a job that is over, once no worker can be reading them any more."""
+        """Drop the tickets of a job that is over, once no worker can be reading them any more, and later its events."""
         spec = await self._jobs.spec(job)
+        await self._redis.expire(keys.events(job), EVENTS_S)
         for step in plan_steps(spec):
             if step.kind in ("rollout", "evaluate"):
                 await self._redis.expire(keys.tickets(job, part_name(step.kind, step.stage, step.dataset)), SWEEP_S)
