@@ -10,7 +10,6 @@ from shared import keys
 from shared.status import JobStatus, State
 from tests.rollout.client import finish, submit
 
-
 END = "event: end\ndata: {}\n\n"
 
 

@@ -107,7 +107,8 @@ def build_job_routes(jobs: Jobs, intake: Intake, redis: Redis) -> APIRouter:
         """Server-sent events until the job ends: `status` (JobStatus), `training` (TrainingStatus), at last `end`.
 
         They begin after `Last-Event-ID`, or `after` for a client that cannot send the header at first. The newest
-        two thousand are kept, until a week after the job's end; an id that is older begins with the oldest, one that is newer with what comes.
+        two thousand are kept, until a week after the job's end; an id that is older begins with the oldest, one that
+        is newer with what comes.
         """
         await jobs.get(job)
         return StreamingResponse(
