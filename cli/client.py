@@ -1,5 +1,6 @@
 """The rollout service's API for the command line: typed answers, and errors that carry the service's remedy."""
 
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ class ApiError(DriftError):
     def __init__(self, status: int, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.status = status
+
+
+class Unanswered(Unavailable):
+    """A request was sent and no answer came: what it asks for may be done all the same."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,18 @@ class JobClient:
         return await self.submit_json(spec.model_dump_json(exclude_defaults=True), idempotency_key)
 
     async def submit_json(self, body: str | bytes, idempotency_key: str | None = None) -> str:
-        """Submit a job written as JSON, which the service checks; its id."""
-        headers = {"Content-Type": "application/json"}
-        if idempotency_key:
-            headers["Idempotency-Key"] = idempotency_key
-        reply = await self._ask("POST", "/v1/jobs", content=body, headers=headers)
+        """Submit a job written as JSON, which the service checks; its id.
+
+        Every row at hand is checked before the answer, which can take longer than anybody waits: without a key one is
+        made up, and `Unanswered` names it.
+        """
+        key = idempotency_key or secrets.token_hex(8)
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        try:
+            reply = await self._ask("POST", "/v1/jobs", content=body, headers=headers)
+        except Unanswered as error:
+            remedy = f"The job may be queued all the same; `drift submit --key {key}` submits it without doubling it."
+            raise Unanswered(error.message, remedy=remedy) from None
         return _Accepted.model_validate_json(reply.content).id
 
     async def list(self, limit: int = 100) -> list[JobStatus]:
@@ -159,7 +171,8 @@ class JobClient:
         return reply
 
     def _silent(self, error: httpx.TransportError) -> Unavailable:
-        return Unavailable(
+        kind = Unavailable if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else Unanswered
+        return kind(
             f"The rollout service at {self._http.base_url} does not answer ({type(error).__name__}).",
             remedy="Start it with `drift up`, or name it with DRIFT_ROLLOUT_PORT or --url.",
         )

@@ -22,7 +22,8 @@ def submit(
     file: Annotated[Path, typer.Argument(help="The job as JSON or YAML; - reads standard input.", allow_dash=True)],
     watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
     key: Annotated[
-        str | None, typer.Option(help="Idempotency key: the same key and job again is the same job, for a week.")
+        str | None,
+        typer.Option(help="Idempotency key: the same key and job again is the same job, for a week. Made up without."),
     ] = None,
     as_json: Json = False,
     url: Url = None,

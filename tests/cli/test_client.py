@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cli.client import ApiError, JobClient
+from cli.client import ApiError, JobClient, Unanswered
 from cli.ports import is_free
 from shared.errors import Unavailable
 from shared.job import DatasetSpec, JobSpec
@@ -32,6 +32,26 @@ async def test_a_submitted_job_is_what_the_spec_says_without_its_defaults() -> N
     spec = JobSpec(name="mine", dataset=DatasetSpec(path="a.jsonl", limit=3))
     assert await client(handler).submit(spec) == "j1"
     assert sent == [{"name": "mine", "dataset": {"path": "a.jsonl", "limit": 3}}]
+
+
+async def test_a_submission_without_an_answer_names_the_key_that_repeats_it_without_doubling_it() -> None:
+    keys: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["Idempotency-Key"])
+        raise httpx.ReadTimeout("the rows are still being checked")
+
+    for key in (None, None, "mine"):
+        with pytest.raises(Unanswered, match="may be queued") as silence:
+            await client(handler).submit_json("{}", key)
+        assert f"--key {keys[-1]}`" in str(silence.value)
+    assert len(set(keys)) == 3 and keys[-1] == "mine"
+
+
+async def test_a_submission_that_was_never_sent_names_no_key() -> None:
+    async with JobClient.open("http://127.0.0.1:1") as jobs:
+        with pytest.raises(Unavailable, match=r"127.0.0.1:1.*drift up"):
+            await jobs.submit_json("{}")
 
 
 async def test_the_token_is_sent() -> None:
