@@ -1,96 +1,176 @@
 """What training on the terminal response alone does to the gradient, and how far trained policies moved.
 
-    python -m bench.analysis --model BASE --rollouts RUNS/JOB/dataset/rollout-0 [--groups 16]
-        [--policy EXPORT ... --contexts RUNS/JOB/dataset/evaluate-0-0 --trajectories 64] [--json FILE]
+    python -m bench.analysis --model BASE --rollouts RUNS/JOB/dataset/rollout-0 [--groups 16] [--beta 0.1 ...]
+        [--policy NAME=EXPORT ... --contexts RUNS/JOB/dataset/evaluate-0-0 --episodes 64] [--json FILE]
 
-**Proposition 6** argues that leaving out the verifier-rejected turns trades a bias for less variance. Over recorded
-groups, at the base policy: the cosine of the two mean gradients, the bias as a share of the all-turns gradient's norm,
-and the variance of a group's gradient, terminal over all turns. `error_ratio` is their sum for a batch of 128
-trajectories against the all-turns gradient: (bias^2 + variance / n) of terminal-only over variance / n of all turns,
-where n is the number of groups that would give as many; below 1 terminal-only is the better estimate of both.
+**Proposition 6** argues that leaving out the verifier-rejected turns trades a bias for less variance. Terminal-only
+(paper eqs. 14, 15) is compared at the base policy, over recorded groups, with two estimators that use every turn:
 
-**KL**: mean over the response tokens of recorded held-out episodes of KL(policy || base), in nats.
+- `full_trajectory`, the paper's eq. 16: the turns' losses added up, each its tokens' mean as in eq. 15. What it has
+  and terminal-only lacks is eq. 17, the gradients of the omitted turns.
+- `all_turns`, what the objective of that name trains (figure 3): one mean over the tokens of all turns. It also gives
+  the terminal response a smaller share, hence the difference is not eq. 17 alone.
+
+With g_t and g_f the gradients of one group and n the number of groups in a batch of 128 trajectories:
+
+- `cosine` of E g_t and E g_f; `sample_cosine` of their means over these groups, noise and all;
+- `relative_squared_bias` |E g_t - E g_f|^2 / |E g_f|^2; below 0 where noise hides that there is hardly any;
+- `variance_ratio` tr Cov g_t / tr Cov g_f;
+- `error_ratio` (|E g_t - E g_f|^2 + tr Cov g_t / n) / (tr Cov g_f / n): below 1 terminal-only is the better estimate
+  of E g_f, and the condition of proposition 6 (eqs. 19, 20) holds.
+
+A squared mean over G groups holds tr Cov / G of noise; everything but `sample_cosine` is free of it.
+
+**KL**: mean of KL(policy || base), in nats, over the tokens of every response of recorded episodes, each in its own
+recorded context. Whose episodes these are the output says: with the base's, how far a policy moved where the base goes.
+
+Intervals are 95 %, by a jackknife over four blocks of groups or of episodes; null is what cannot be told from so few.
+Gradients are float32: memory is some 20 times the weights'.
 """
 
 import argparse
-import json
-from collections.abc import Iterator, Sequence
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer's own entry sets it
+
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from services.trainer.loss import SupervisedModel, weighted
-from services.trainer.population import Population
+from bench.analysis_gradients import compare_turns
+from bench.jackknife import BLOCKS, Figure, jackknife
+from services.trainer.population import cut_examples
 from shared.returns import ReturnSpec
+from shared.schema import Schema
 from shared.shards import read_part
-from shared.training import Objective, TrainSpec
 from shared.trajectory import Trajectory
 
-BATCH = 128
-"""Trajectories of a batch, as in the paper."""
+
+class Source(Schema):
+    """Whose recorded trajectories were taken, and how many."""
+
+    job: str
+    part: str
+    policy: str
+    groups: int
+    trajectories: int
+    tokens: int
+    """Of all responses."""
+
+
+class Analysis(Schema):
+    """What `--json` holds."""
+
+    rollouts: Source
+    returns: ReturnSpec
+    gradients: dict[str, dict[str, Figure]]
+    """Terminal-only against each of the other estimators."""
+    contexts: Source | None
+    kl: dict[str, Figure]
+    """By the policy's name, in nats a token."""
+
+
+def read_groups(folder: Path, most: int) -> list[list[Trajectory]]:
+    """The first groups by number; those with an ungraded or failed trajectory have no weights and are passed over."""
+    rows = sorted(read_part(folder), key=lambda one: (one.group, one.k))
+    groups = (list(members) for _, members in groupby(rows, key=lambda one: one.group))
+    weighable = (group for group in groups if all(one.usable for one in group) and any(map(has_response, group)))
+    return list(islice(weighable, most))
+
+
+def read_episodes(folder: Path, most: int) -> list[Trajectory]:
+    """One of each group before a second of any, by the groups' numbers: never those that happened to end first."""
+    return sorted(filter(has_response, read_part(folder)), key=lambda one: (one.k, one.group))[:most]
+
+
+def has_response(trajectory: Trajectory) -> bool:
+    return any(turn.token_ids for turn in trajectory.turns)
+
+
+@torch.no_grad()
+def read_off(model: PreTrainedModel, episodes: Iterable[Trajectory]) -> Iterator[Tensor]:
+    """log p of each episode: of all responses' tokens over the vocabulary, shape [tokens, vocabulary].
+
+    Responses that reappear unchanged in the last context are read off one sequence with it, others off their own.
+    """
+    for episode in episodes:
+        rows: list[Tensor] = []
+        for example in cut_examples(episode, 1.0, "all_turns", sys.maxsize).examples:
+            places = [place - 1 for start, stop in example.spans for place in range(start, stop)]
+            ids = torch.tensor([example.tokens])
+            logits = model(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(places)).logits
+            rows.append(logits[0].log_softmax(-1))
+        yield torch.cat(rows)
+
+
+def measure_kl(
+    policies: Iterable[tuple[str, PreTrainedModel]], base: PreTrainedModel, episodes: Sequence[Trajectory]
+) -> dict[str, Figure]:
+    """Mean of KL(policy || base) over the tokens of the episodes' responses, in nats."""
+    reference = list(read_off(base, episodes))
+    tokens = torch.tensor([float(len(one)) for one in reference])
+    sums = {
+        name: torch.stack(
+            [(p.exp() * (p - q)).sum() for p, q in zip(read_off(policy, episodes), reference, strict=True)]
+        )
+        for name, policy in policies
+    }
+    blocks = torch.arange(len(episodes)) % BLOCKS
+
+    def estimate(kept: Sequence[int]) -> dict[str, float]:
+        taken = torch.isin(blocks, torch.tensor(list(kept)))
+        return {name: float(sum_[taken].sum() / tokens[taken].sum()) for name, sum_ in sums.items()}
+
+    return jackknife(estimate)
+
+
+def describe(trajectories: Sequence[Trajectory]) -> Source:
+    first = trajectories[0]
+    return Source(
+        job=first.job,
+        part=first.part,
+        policy=first.policy,
+        groups=len({one.group for one in trajectories}),
+        trajectories=len(trajectories),
+        tokens=sum(len(turn.token_ids) for one in trajectories for turn in one.turns),
+    )
+
+
+def show(analysis: Analysis) -> None:
+    """A table for each source; its title says what was measured on."""
+    gradients = {
+        f"terminal against {other}: {name}": one
+        for other, figures in analysis.gradients.items()
+        for name, one in figures.items()
+    }
+    divergences = {f"KL({name} || base), nats a token": one for name, one in analysis.kl.items()}
+    for source, figures in ((analysis.rollouts, gradients), (analysis.contexts, divergences)):
+        if source is None:
+            continue
+        counted = f"{source.trajectories} trajectories of {source.groups} groups, {source.tokens} response tokens"
+        table = Table("figure", "value", "95 % interval", title=f"{source.part} of {source.job}: {counted}")
+        table.caption = f"sampled from {source.policy}"
+        for name, one in figures.items():
+            value, low, high = ("?" if bound is None else f"{bound:.4g}" for bound in (one.value, one.low, one.high))
+            table.add_row(name, value, f"{low} to {high}")
+        Console().print(table)
 
 
 def load(folder: str) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 
 
-def read_groups(folder: Path, most: int) -> list[list[Trajectory]]:
-    """Complete groups as they were recorded."""
-    rows = sorted(read_part(folder), key=lambda one: (one.group, one.k))
-    groups = (list(members) for _, members in groupby(rows, key=lambda one: one.group))
-    return list(islice(groups, most))
-
-
-def gradients(model: SupervisedModel, groups: Sequence[list[Trajectory]], objective: Objective) -> Iterator[Tensor]:
-    """Of each group's mean weighted loss (paper eqs. 14, 15), flat."""
-    for group in groups:
-        population = Population(ReturnSpec(), TrainSpec(objective=objective, epsilon=0))
-        population.add(group)
-        model.model.zero_grad()
-        for member in population.members:
-            (weighted(model.sum_nll(member.examples), member.examples) / len(group)).backward()
-        yield torch.cat([one.grad.flatten() for one in model.model.parameters() if one.grad is not None])
-
-
-def summarise(found: Iterator[Tensor]) -> tuple[Tensor, float]:
-    """The mean gradient, and the trace of a single group's covariance."""
-    total, squares, count = torch.zeros(()), 0.0, 0
-    for gradient in found:
-        total, squares, count = total + gradient, squares + float(gradient.square().sum()), count + 1
-    mean = total / count
-    return mean, (squares / count - float(mean.square().sum())) * count / max(count - 1, 1)
-
-
-def compare_turns(model: SupervisedModel, groups: Sequence[list[Trajectory]]) -> dict[str, float]:
-    """Terminal-only against all turns."""
-    terminal, variance = summarise(gradients(model, groups, "drift"))
-    every, variance_of_every = summarise(gradients(model, groups, "all_turns"))
-    bias = float((terminal - every).norm())
-    n = BATCH / len(groups[0])
-    return {
-        "groups": len(groups),
-        "cosine_terminal_all_turns": float(torch.cosine_similarity(terminal, every, dim=0)),
-        "relative_bias": bias / float(every.norm()),
-        "variance_ratio": variance / variance_of_every,
-        "error_ratio": (bias**2 + variance / n) / (variance_of_every / n),
-    }
-
-
-@torch.no_grad()
-def measure_kl(policy: PreTrainedModel, base: PreTrainedModel, episodes: Sequence[Trajectory]) -> float:
-    """Mean KL(policy || base) over the tokens of the episodes' last responses, in nats."""
-    total, tokens = 0.0, 0
-    for episode in episodes:
-        turn = episode.turns[-1]
-        ids = torch.tensor([[*turn.prompt_token_ids, *turn.token_ids]])
-        start = len(turn.prompt_token_ids) - 1
-        log_p, log_q = (model(input_ids=ids).logits[0, start:-1].log_softmax(-1) for model in (policy, base))
-        total += float((log_p.exp() * (log_p - log_q)).sum())
-        tokens += len(turn.token_ids)
-    return total / tokens
+def parse_policy(text: str) -> tuple[str, str]:
+    name, _, folder = text.partition("=")
+    if not name or not Path(folder, "config.json").is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER of a Hugging Face folder")
+    return name, folder
 
 
 def main() -> None:
@@ -98,27 +178,36 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of the base policy")
     parser.add_argument("--rollouts", type=Path, required=True, help="its rollouts: RUNS/JOB/dataset/rollout-0")
     parser.add_argument("--groups", type=int, default=16)
-    parser.add_argument("--policy", action="append", default=[], help="folder of a trained policy; may be repeated")
+    for name, field in ReturnSpec.model_fields.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=field.default, help="of the return")
+    parser.add_argument("--policy", action="append", type=parse_policy, default=[], help="NAME=FOLDER; may be repeated")
     parser.add_argument("--contexts", type=Path, help="held-out episodes: RUNS/JOB/dataset/evaluate-0-0")
-    parser.add_argument("--trajectories", type=int, default=64)
+    parser.add_argument("--episodes", type=int, default=64)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.policy and not arguments.contexts:
-        parser.error("--policy needs --contexts")
+    if bool(arguments.policy) != bool(arguments.contexts):
+        parser.error("--policy and --contexts go together")
+    if len(dict(arguments.policy)) < len(arguments.policy):
+        parser.error("--policy: a name is there twice")
+    returns = ReturnSpec(**{name: getattr(arguments, name) for name in ReturnSpec.model_fields})
+    groups = read_groups(arguments.rollouts, arguments.groups)
+    if len(groups) < BLOCKS:
+        parser.error(f"--groups: {len(groups)} groups with weights in {arguments.rollouts}, {BLOCKS} are needed")
+    episodes = read_episodes(arguments.contexts, arguments.episodes) if arguments.contexts else []
+    if arguments.contexts and len(episodes) < BLOCKS:
+        parser.error(f"--episodes: {len(episodes)} in {arguments.contexts}, {BLOCKS} are needed")
     base = load(arguments.model)
-    figures: dict[str, float] = {}
-    if arguments.policy:
-        episodes = list(islice((one for one in read_part(arguments.contexts) if one.turns), arguments.trajectories))
-        for folder in arguments.policy:
-            figures[f"kl {folder}"] = measure_kl(load(folder), base, episodes)
-    # After the KL: its output layer gives -log p from here on.
-    figures |= compare_turns(
-        SupervisedModel(base, torch.device("cpu")), read_groups(arguments.rollouts, arguments.groups)
+    policies = ((name, load(folder)) for name, folder in arguments.policy)
+    analysis = Analysis(
+        contexts=describe(episodes) if episodes else None,
+        kl=measure_kl(policies, base, episodes) if episodes else {},
+        rollouts=describe([one for group in groups for one in group]),
+        returns=returns,
+        gradients=compare_turns(base, groups, returns),  # last: it changes the base
     )
-    for name, value in figures.items():
-        print(f"{name:40} {value:.4g}")
+    show(analysis)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        arguments.json.write_text(analysis.model_dump_json(indent=1) + "\n")
 
 
 if __name__ == "__main__":
