@@ -50,6 +50,8 @@ class Rate:
 
     slots: int
     samples: list[Look] = field(default_factory=list[Look])
+    cpu_seconds: float = 0.0
+    """What everything but the engine took meanwhile."""
 
     @property
     def seconds(self) -> float:
@@ -117,14 +119,16 @@ class Engine:
         """Drop the prefix cache: no protocol is to live on another's prompts."""
         (await self.http.post(f"{self.url}/reset_prefix_cache")).raise_for_status()
 
-    async def watch(self, rate: Rate, work: Awaitable[object]) -> None:
-        """Sample the counters until the work is done."""
+    async def watch(self, rate: Rate, work: Awaitable[object], spent: Callable[[], float] = time.process_time) -> None:
+        """Sample the counters until the work is done; `spent` says the CPU seconds of all but the engine so far."""
         working = asyncio.ensure_future(work)
+        before = spent()
         try:
             while True:
                 rate.samples.append(await self._look())
                 if working.done():
                     working.result()
+                    rate.cpu_seconds = spent() - before
                     return
                 await asyncio.wait([working], timeout=SAMPLE_S)
         finally:

@@ -30,14 +30,9 @@ growth    jobs of 1k, 10k, 100k trajectories (1M with --full) of one or two turn
 
 import argparse
 import asyncio
-import gzip
 import json
-import os
-import random
 import statistics
-import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,22 +40,12 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from bench.barrier import Engine, Rate, connect, play_chunks, play_freely
+from bench.rollout_protocols import Figures, make_sums, measure_engine, measure_long_tail
 from bench.rollout_stack import Stack, run_engine, run_stack
-from bench.scripted_engine import MODEL, Measured, Script
-from cli.engine import SERVED_NAME, engine_command
-from cli.local_stack import ENGINE_START_S, http_check
-from cli.model import ensure_model
-from cli.ports import choose_free
-from cli.process import Service, supervise
-from shared.measures import RolloutSummary
-from shared.trajectory import Problem
-from shared.verifier_client import VerifierClient
+from bench.scripted_engine import Measured, Script
 
-DATA = Path("../shared/data/gsm8k_test.jsonl.gz")
 LOAD = 600.0
 """Turns a second while overhead is measured."""
-Figures = dict[str, float | dict[str, float]]
 console = Console()
 
 
@@ -77,116 +62,6 @@ class Size:
     """For each number in flight."""
     in_flight: tuple[int, ...] = (64, 1024, 4096)
     jobs: tuple[int, ...] = (1_000, 10_000, 100_000)
-
-
-@dataclass(frozen=True)
-class Load:
-    """One comparison of protocols."""
-
-    slots: int
-    problems: Sequence[Problem]
-    siblings: int
-    template: str
-    max_tokens: int
-    turns: int = 3
-
-
-def read_problems(count: int) -> list[Problem]:
-    """Word problems with numeric answers."""
-    if DATA.is_file():
-        with gzip.open(DATA, "rt") as lines:
-            rows = [json.loads(next(lines)) for _ in range(count)]
-        return [Problem(id=row["id"], kind="math", problem=row["problem"], answer=row["answer"]) for row in rows]
-    return make_sums(count)
-
-
-def make_sums(count: int) -> list[Problem]:
-    """Problems of one kind, all different."""
-    return [
-        Problem(id=str(n), kind="math", problem=f"Ann has {n} apples and buys {n + 3}. How many?", answer="7")
-        for n in range(count)
-    ]
-
-
-@asynccontextmanager
-async def run_vllm(slots: int) -> AsyncIterator[str]:
-    """URL of a real vLLM that decodes `slots` requests at once."""
-    port = choose_free({"engine": 0})["engine"]
-    url = f"http://127.0.0.1:{port}"
-    command = engine_command(str(ensure_model(Path(".drift/model"))), port, os.cpu_count() or 1)
-    flags = [*command.command, "--max-num-seqs", str(slots)]
-    service = Service(
-        "engine", flags, http_check(f"{url}/health"), command.environment, deadline_s=ENGINE_START_S, restarts=0
-    )
-    with tempfile.TemporaryDirectory() as logs:
-        async with supervise([service], Path(logs)):
-            yield url
-
-
-async def compare(engine: Engine, load: Load, *, pinned: bool) -> tuple[Rate, Rate, Rate]:
-    """The service's rate, the barrier protocol's, and that of the bare client."""
-    every = [problem for problem in load.problems for _ in range(load.siblings)]
-    ours, barrier, bare = (Rate(load.slots) for _ in range(3))
-    async with run_stack(engine.url, pinned=pinned) as stack, VerifierClient(stack.verifier_url) as verifier:
-        # Whoever comes first must not be the one to wait for what engine and verifier do once only.
-        short = replace(engine, max_tokens=min(32, load.max_tokens))
-        await play_chunks(short.answer, verifier, every[: load.slots], load.template, 2, load.slots)
-        await engine.forget()
-        protocol = {"template": load.template, "max_turns": load.turns}
-        sampling = {"trajectories": load.siblings, "max_tokens": load.max_tokens}
-        job = asyncio.ensure_future(stack.run_job(load.problems, protocol=protocol, sampling=sampling))
-        await engine.watch(ours, job)
-        await engine.forget()
-        chunks = play_chunks(engine.answer, verifier, every, load.template, load.turns, load.slots)
-        await engine.watch(barrier, chunks)
-    await engine.forget()
-    episodes = list(zip(every, spread_turns(job.result().rollouts[0], load.turns), strict=True))
-    await engine.watch(bare, play_freely(engine.answer, episodes, load.template, load.turns, load.slots * 3 // 2))
-    return ours, barrier, bare
-
-
-def spread_turns(summary: RolloutSummary, most: int) -> list[int]:
-    """For each trajectory a number of turns, as many of each as were played; later turns have longer prompts."""
-    solved = [round(share * summary.trajectories) for share in summary.multi_at[: most - 1]]
-    turns = [1 + sum(place >= count for count in solved) for place in range(summary.trajectories)]
-    random.Random(0).shuffle(turns)
-    return turns
-
-
-def show_rates(title: str, rates: tuple[Rate, Rate, Rate]) -> None:
-    """Print a table; what the engine had to do besides generating is there to tell work from waiting."""
-    columns = ("tokens/s", "outside the tail", "running there", "seconds", "answers", "prefill/token")
-    table = Table("", *columns, title=title)
-    ours, barrier, bare = rates
-    for name, rate in (("this service", ours), ("turn barriers", barrier), ("engine alone", bare)):
-        # With barriers there is work for every slot at the beginning of a turn only.
-        full = ("", "") if rate is barrier else (f"{rate.full:,.0f}", f"{rate.running:.1f}")
-        work = f"{rate.answers:,}", f"{rate.prompt_per_token:.2f}"
-        table.add_row(name, f"{rate.overall:,.0f}", *full, f"{rate.seconds:.0f}", *work)
-    console.print(table)
-
-
-async def measure_engine(size: Size) -> Figures:
-    """The part `engine`."""
-    siblings = 8
-    load = Load(size.slots, read_problems(size.trajectories // siblings), siblings, "plain", 256)
-    async with run_vllm(load.slots) as url, connect(url, SERVED_NAME, load.max_tokens) as engine:
-        rates = await compare(engine, load, pinned=False)
-    show_rates(f"Real vLLM, {size.trajectories} trajectories of {load.turns} turns", rates)
-    ours, barrier, bare = rates
-    return {"engine_ratio": ours.full / bare.full, "barrier_speedup": ours.overall / barrier.overall}
-
-
-async def measure_long_tail(size: Size) -> Figures:
-    """The part `long-tail`."""
-    load = Load(256, make_sums(size.long_tail // 8), 8, "plain", 8192)
-    script = Script(slots=load.slots, tokens=1000, sigma=1.0, token_seconds=0.0005)
-    async with run_engine() as url, connect(url, MODEL, load.max_tokens) as engine:
-        (await engine.http.post(f"{url}/script", content=script.model_dump_json())).raise_for_status()
-        rates = await compare(engine, load, pinned=True)
-    show_rates(f"Scripted engine, lengths log-normal, {size.long_tail} trajectories of {load.turns} turns", rates)
-    ours, barrier, _ = rates
-    return {"barrier_speedup_long_tail": ours.overall / barrier.overall}
 
 
 @dataclass(frozen=True)
@@ -292,9 +167,9 @@ async def measure_growth(size: Size) -> Figures:
     }
 
 
-PARTS = {
-    "engine": measure_engine,
-    "long-tail": measure_long_tail,
+PARTS: dict[str, Callable[[Size], Awaitable[Figures]]] = {
+    "engine": lambda size: measure_engine(size.slots, size.trajectories),
+    "long-tail": lambda size: measure_long_tail(size.long_tail),
     "service": measure_service,
     "growth": measure_growth,
 }

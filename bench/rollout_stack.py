@@ -50,6 +50,8 @@ class Stack:
     service_pid: int
     data_root: Path
     verifier_url: str
+    keepers: Sequence[int]
+    """Process ids over all that was started."""
     footprint: Footprint = field(default_factory=Footprint)
 
     async def run_job(self, problems: Sequence[Problem], **spec: Any) -> JobStatus:
@@ -75,6 +77,12 @@ class Stack:
         """CPU time of the service's process so far."""
         times = psutil.Process(self.service_pid).cpu_times()
         return times.user + times.system
+
+    def spend(self) -> float:
+        """CPU seconds so far of this process and of all that was started and still runs."""
+        families = [psutil.Process(keeper) for keeper in self.keepers]
+        every = [member for family in families for member in (family, *family.children(recursive=True))]
+        return time.process_time() + sum(sum(member.cpu_times()[:2]) for member in every)
 
     async def _look(self) -> None:
         """Both keep their peaks themselves."""
@@ -168,10 +176,10 @@ async def run_stack(engine_url: str, in_flight: int | None = None, *, pinned: bo
             httpx.AsyncClient(base_url=url, timeout=120) as http,
             connect(redis_url) as redis,
         ):
-            keeper = children["rollout"].pid
-            assert keeper
-            (service,) = psutil.Process(keeper).children()
-            yield Stack(http, redis, service.pid, folder, environment["DRIFT_VERIFIER_URL"])
+            keepers = {name: child.pid for name, child in children.items() if child.pid}
+            (service,) = psutil.Process(keepers["rollout"]).children()
+            verifier_url = environment["DRIFT_VERIFIER_URL"]
+            yield Stack(http, redis, service.pid, folder, verifier_url, list(keepers.values()))
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 A new group begins as soon as there is a free place, never because another has ended. Beyond the high-water
 mark of the stream no new group begins; those that have begun always finish, a dead worker's too, since only
-complete groups leave the stream.
+complete groups leave the stream. The last groups, when they would fill the engines no more than once, begin together:
+their first turns go before the others' later ones, and the end of a job is one turn long and not a whole episode.
 """
 
 import asyncio
@@ -65,6 +66,8 @@ class Worker:
         self._high_water = high_water
         self._playing: dict[str, asyncio.Task[None]] = {}
         self._in_flight = 0
+        self._at_end = False
+        """Whether the groups that nobody plays yet would fill the engines no more than once."""
 
     async def run(self) -> None:
         """Work on whatever part is active, until cancelled."""
@@ -103,7 +106,8 @@ class Worker:
                     ring = self._jobs.bell.listen()
                     if await self._jobs.active() != part:
                         return
-                    looked = clock()
+                    looked, left = clock(), await desk.tickets.waiting()
+                    self._at_end = 0 < left * part.group_size <= self._engines.capacity
                 if clock() - reclaimed > RECLAIM_S and (room := self._room(part)):
                     self._begin(desk, await desk.tickets.reclaim(self.name, room))
                     reclaimed = clock()
@@ -114,7 +118,8 @@ class Worker:
 
     def _room(self, part: Part) -> int:
         """Groups that may begin."""
-        return max(0, -(-(self._engines.capacity - self._in_flight) // part.group_size))
+        most = self._engines.capacity * (2 if self._at_end else 1)
+        return max(0, -(-(most - self._in_flight) // part.group_size))
 
     async def _fill(self, desk: _Desk) -> None:
         """Begin groups while there is room, else wait for room."""

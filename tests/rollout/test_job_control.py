@@ -106,6 +106,20 @@ async def cancel_in_flight(service: httpx.AsyncClient, engine: FakeEngine, phase
     assert (await service.post(f"/v1/jobs/{job}/pause")).status_code == 409
 
 
+async def test_the_last_groups_of_a_job_begin_together(settings: RolloutSettings, engine: FakeEngine) -> None:
+    slow_down_after_the_probe(engine)
+    narrow = settings.model_copy(update={"engine_in_flight_min": 2, "engine_in_flight_max": 2})
+    with Serving(create_app(narrow)) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as service:
+            job = await submit(service, dataset={"problems": PROBLEMS[:4]}, sampling={"trajectories": 1})
+            async with asyncio.timeout(60):
+                while "drift_engine_queue 2.0" not in (await service.get("/metrics")).text:
+                    await asyncio.sleep(0.05)
+            assert engine.in_flight == 2
+            await service.delete(f"/v1/jobs/{job}")
+            await finish(service, job)
+
+
 async def test_a_job_that_waits_behind_another_is_cancelled_at_once(
     service: httpx.AsyncClient, engine: FakeEngine
 ) -> None:

@@ -2,12 +2,14 @@
 
 A group stays with one engine, so that its siblings share a prefix cache. A request whose engine dies is
 repeated, there or elsewhere, within a deadline; only the turn in flight is lost. An engine takes requests
-only while it is known to serve the wanted policy, its breaker is closed and its limit has a free place.
+only while it is known to serve the wanted policy, its breaker is closed and its limit has a free place. Of the
+requests that wait for one, the shortest conversation goes first: who has most turns left would else end last, alone.
 """
 
 import asyncio
 import hashlib
-from collections import deque
+import heapq
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -42,7 +44,9 @@ class Engines:
         self.freed = asyncio.Event()
         """Set when there may be more room: after each look at an engine, and by whoever has made some."""
         self._settings = settings
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
+        """A heap of those that wait for a place: messages of the conversation, then arrival."""
+        self._arrivals = itertools.count()
         self._observe(registry)
 
     def controls(self, engine: Engine) -> list[Control]:
@@ -61,7 +65,7 @@ class Engines:
         """Sample one answer and name the engine it came from; raises `EngineDown` after the deadline."""
         deadline = asyncio.get_running_loop().time() + self._settings.engine_deadline_s
         while True:
-            engine = await self._choose(group, deadline)
+            engine = await self._choose(group, len(messages), deadline)
             try:
                 answer = await engine.answer(model, messages, sampling, group)
             except EngineDown:
@@ -87,7 +91,7 @@ class Engines:
         """Wake as many waiting requests as there are free places; also to be called when an engine has come back."""
         free = sum(max(0, engine.places) for engine in self._usable())
         while free > 0 and self._queue:
-            waiting = self._queue.popleft()
+            *_, waiting = heapq.heappop(self._queue)
             if not waiting.done():
                 waiting.set_result(None)
                 free -= 1
@@ -108,16 +112,16 @@ class Engines:
     def _usable(self) -> list[Engine]:
         return [engine for engine in self.members if self.wanted and engine.serving == self.wanted]
 
-    async def _choose(self, group: int, deadline: float) -> Engine:
-        while self._queue and self._queue[0].done():
-            self._queue.popleft()
-        my_turn = not self._queue
+    async def _choose(self, group: int, messages: int, deadline: float) -> Engine:
+        while self._queue and self._queue[0][-1].done():
+            heapq.heappop(self._queue)
+        my_turn, arrival = not self._queue, next(self._arrivals)
         while True:
             free = [engine for engine in self._usable() if engine.places > 0]
             if free and my_turn:
                 return max(free, key=lambda engine: _affinity(engine.url, group))
             woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._queue.append(woken)
+            heapq.heappush(self._queue, (messages, arrival, woken))
             try:
                 async with asyncio.timeout_at(deadline):
                     await woken

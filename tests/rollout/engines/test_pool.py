@@ -120,6 +120,23 @@ async def test_waiting_requests_are_answered_in_order_and_a_cancelled_one_gives_
     assert two[0].most_in_flight == 1
 
 
+async def test_of_waiting_requests_the_one_with_most_turns_left_goes_first(
+    pool: Engines, two: list[FakeEngine]
+) -> None:
+    await until_only_the_first_serves(pool, two)
+    pool.members[0].limit = Limit(1, 1)
+    two[0].latency_s = 0.05
+    order: list[tuple[int, int]] = []
+
+    async def turn(trajectory: int, played: int) -> None:
+        await pool.answer("scripted", [*ASK, *(ASK * 2 * played)], SAMPLING, trajectory)
+        order.append((trajectory, played))
+
+    asked = [(0, 1), (1, 2), (2, 1), (3, 0), (4, 0)]
+    await asyncio.gather(*(turn(trajectory, played) for trajectory, played in asked))
+    assert order == [(0, 1), (3, 0), (4, 0), (2, 1), (1, 2)]
+
+
 async def test_a_server_that_is_away_behind_a_router_matters_only_if_it_would_come_back_with_another_policy(
     two: list[FakeEngine], tmp_path: Path
 ) -> None:
