@@ -25,7 +25,7 @@ class RolloutSettings(StoreSettings):
     """Longest time for one turn, retries and engine restarts included; then the trajectory fails."""
     verifier_url: str = "http://127.0.0.1:8001"
     """The verifier service."""
-    data_root: Path = Path("../shared/data")
+    data_root: Path = Path("data")
     """Folder that a job's `path` datasets are read from."""
     templates_root: Path | None = None
     """Folder of prompt templates, NAME.jinja, that jobs may name; absent has only the built-in ones."""

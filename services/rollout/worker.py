@@ -174,13 +174,17 @@ class Worker:
             except SpecError as error:  # checked before the job began, but a hub's dataset may have changed since
                 episode = Episode(ending="failed", reason=str(error))
             else:
-                episode = await run_episode(
-                    opening,
-                    protocol.feedback,
-                    protocol.max_turns,
-                    sample,
-                    lambda response: self._grader.grade(graded, response),
-                )
+                try:
+                    episode = await run_episode(
+                        opening,
+                        protocol.feedback,
+                        protocol.max_turns,
+                        sample,
+                        lambda response: self._grader.grade(graded, response),
+                    )
+                except Exception as error:  # a fault of ours: it would come back as often as somebody plays the group
+                    log.exception("episode_broken", job=part.job, group=ticket.group, k=k)
+                    episode = Episode(ending="failed", reason=f"a fault of the rollout service: {error!r}")
         trajectory = Trajectory(
             job=part.job,
             phase=part.phase,

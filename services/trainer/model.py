@@ -112,7 +112,9 @@ def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 def list_parts(model: PreTrainedModel) -> list[nn.Module]:
     """What is gathered at a time: every layer, then the model with what is left."""
-    layers: nn.ModuleList = model.get_decoder().layers  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
+    layers: nn.ModuleList | None = getattr(model.get_decoder(), "layers", None)
+    if layers is None:
+        raise ValueError(f"{type(model).__name__} does not keep its layers as `layers`: take another architecture")
     return [*layers, model]
 
 

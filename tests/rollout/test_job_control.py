@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from services.rollout import worker
 from services.rollout.app import create_app
 from services.rollout.problems import files
 from services.rollout.settings import RolloutSettings
@@ -104,6 +105,17 @@ async def cancel_in_flight(service: httpx.AsyncClient, engine: FakeEngine, phase
             await asyncio.sleep(0.02)
     assert (await service.delete(f"/v1/jobs/{job}")).status_code == 202
     assert (await service.post(f"/v1/jobs/{job}/pause")).status_code == 409
+
+
+async def test_a_fault_of_the_service_itself_costs_its_trajectory_and_does_not_come_back_for_ever(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def break_down(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(worker, "run_episode", break_down)
+    status = await finish(service, await submit(service, sampling={"trajectories": 2}))
+    assert (status.state, status.rollouts[0].failed) == (State.SUCCEEDED, 12)
 
 
 async def test_the_last_groups_of_a_job_begin_together(settings: RolloutSettings, engine: FakeEngine) -> None:

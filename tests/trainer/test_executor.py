@@ -99,6 +99,15 @@ def test_quantised_weights_are_refused_and_not_taken_for_plain_ones(
         begin(ranks, task.model_copy(update={"model": str(tmp_path)}))
 
 
+def test_a_model_whose_layers_are_not_where_they_are_looked_for_is_refused_by_name(
+    ranks: Ranks, task: TrainingTask, tmp_path: Path
+) -> None:
+    shape = AutoConfig.for_model("gpt2", vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4)
+    AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path)
+    with pytest.raises(TrainingError, match="GPT2LMHeadModel does not keep its layers"):
+        begin(ranks, task.model_copy(update={"model": str(tmp_path)}))
+
+
 @pytest.mark.parametrize("kind", ["gpt_neox", "opt"])
 def test_a_model_whose_heads_each_have_their_own_keys_need_not_say_so(
     ranks: Ranks, task: TrainingTask, tmp_path: Path, kind: str
