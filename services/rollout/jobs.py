@@ -45,6 +45,8 @@ class Part(Schema):
     model: str
     """Name that the engines serve the policy under."""
     group_size: int
+    groups: int = 0
+    """All of the part; 0 where whoever began it does not say."""
 
     @property
     def name(self) -> str:

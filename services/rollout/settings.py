@@ -22,7 +22,7 @@ class RolloutSettings(StoreSettings):
     engine_in_flight_max: Annotated[int, Field(ge=1)] = 4096
     """Most requests in flight at one engine from this process; how many really are follows the engine's load."""
     engine_deadline_s: Annotated[float, Field(gt=0)] = 900.0
-    """Longest time for one turn, retries and engine restarts included; then the trajectory fails."""
+    """Longest that one turn is without a fit engine, or loses to engines that fail; then the trajectory fails."""
     verifier_url: str = "http://127.0.0.1:8001"
     """The verifier service."""
     data_root: Path = Path("data")

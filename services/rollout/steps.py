@@ -193,6 +193,7 @@ class Steps:
         dataset = spec.dataset if rollout else spec.evaluate[step.dataset]
         assert dataset is not None and status.model and step.kind in ("rollout", "evaluate")
         weights = self._weights(status, step.stage)
+        groups = status.problems[0 if rollout else step.dataset + 1]
         part = Part(
             job=status.id,
             phase="rollout" if rollout else "evaluate",
@@ -202,8 +203,8 @@ class Steps:
             weights=weights,
             model=request_model(weights, status.model),
             group_size=spec.sampling.trajectories if rollout else 1,
+            groups=groups,
         )
-        groups = status.problems[0 if rollout else step.dataset + 1]
         total = groups * part.group_size
         tickets = Tickets(self._redis, part)
         await tickets.prepare()

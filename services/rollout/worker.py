@@ -106,8 +106,9 @@ class Worker:
                     ring = self._jobs.bell.listen()
                     if await self._jobs.active() != part:
                         return
-                    looked, left = clock(), await desk.tickets.waiting()
-                    self._at_end = 0 < left * part.group_size <= self._engines.capacity
+                    looked, left = clock(), part.groups - await desk.tickets.made() + await desk.tickets.waiting()
+                    self._at_end = left * part.group_size <= self._engines.capacity
+                    self._engines.line.shortest_first = self._at_end
                 if clock() - reclaimed > RECLAIM_S and (room := self._room(part)):
                     self._begin(desk, await desk.tickets.reclaim(self.name, room))
                     reclaimed = clock()

@@ -12,8 +12,9 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from services.rollout import worker
+from services.rollout import steps, worker
 from services.rollout.app import create_app
+from services.rollout.engines.line import Line
 from services.rollout.problems import files
 from services.rollout.settings import RolloutSettings
 from shared import keys
@@ -130,6 +131,29 @@ async def test_the_last_groups_of_a_job_begin_together(settings: RolloutSettings
             assert engine.in_flight == 2
             await service.delete(f"/v1/jobs/{job}")
             await finish(service, job)
+
+
+async def test_before_its_end_a_job_has_no_more_in_play_than_the_engines_take(
+    settings: RolloutSettings, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "MOST_TICKETS", 4)
+    monkeypatch.setattr(steps, "_TICKET_BATCH", 2)
+    waited: list[int] = []
+    join = Line.join
+
+    def note(line: Line, where: str, messages: int, arrival: int) -> asyncio.Future[None]:
+        waited.append(arrival)
+        return join(line, where, messages, arrival)
+
+    monkeypatch.setattr(Line, "join", note)
+    engine.latency_s = 0.02
+    narrow = settings.model_copy(update={"engine_in_flight_min": 2, "engine_in_flight_max": 2})
+    with Serving(create_app(narrow)) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as service:
+            many = [{**PROBLEMS[0], "id": str(number)} for number in range(40)]
+            spec = {"sampling": {"trajectories": 1}, "protocol": {"max_turns": 1}}
+            await finish(service, await submit(service, dataset={"problems": many}, **spec))
+    assert len(waited) <= 4
 
 
 async def test_a_job_that_waits_behind_another_is_cancelled_at_once(

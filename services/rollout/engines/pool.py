@@ -2,14 +2,12 @@
 
 A group stays with one engine, so that its siblings share a prefix cache. A request whose engine dies is
 repeated, there or elsewhere, within a deadline; only the turn in flight is lost. An engine takes requests
-only while it is known to serve the wanted policy, its breaker is closed and its limit has a free place. Of the
-requests that wait for one, the shortest conversation goes first: who has most turns left would else end last, alone.
+only while it is known to serve the wanted policy, its breaker is closed and its limit has a free place.
 """
 
 import asyncio
 import hashlib
-import heapq
-import itertools
+import time
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -21,10 +19,13 @@ from services.rollout.engines.breaker import Circuit
 from services.rollout.engines.control import Control
 from services.rollout.engines.engine import Answer, Engine, EngineDown, Sampling
 from services.rollout.engines.limit import Limit
+from services.rollout.engines.line import Line
 from services.rollout.prompts import Message
 from services.rollout.settings import RolloutSettings
 
 RETRY_PAUSE_S = 0.5
+LEAST_WAIT_S = 0.5
+"""Between two looks at the deadline, which stands still while an engine is fit."""
 KEEP_ALIVE_S = 2.0
 """Below the 5 s of uvicorn, which vLLM serves with: a connection must not be used as the engine closes it."""
 
@@ -44,9 +45,10 @@ class Engines:
         self.freed = asyncio.Event()
         """Set when there may be more room: after each look at an engine, and by whoever has made some."""
         self._settings = settings
-        self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
-        """A heap of those that wait for a place: messages of the conversation, then arrival."""
-        self._arrivals = itertools.count()
+        self.line = Line()
+        self._away_s = 0.0
+        """How long all together no engine has been fit to be sent requests; stands still while one is."""
+        self._noted = time.monotonic()
         self._observe(registry)
 
     def controls(self, engine: Engine) -> list[Control]:
@@ -62,15 +64,23 @@ class Engines:
     async def answer(
         self, model: str, messages: Sequence[Message], sampling: Sampling, group: int
     ) -> tuple[Answer, str]:
-        """Sample one answer and name the engine it came from; raises `EngineDown` after the deadline."""
-        deadline = asyncio.get_running_loop().time() + self._settings.engine_deadline_s
+        """Sample one answer and name the engine it came from.
+
+        Raises `EngineDown` where no engine was fit, or engines failed after the first try, for longer than the
+        deadline. Time in the line of engines that are merely busy does not count.
+        """
+        clock, deadline = time.monotonic, self._settings.engine_deadline_s
+        begun, lost, tried = self._away_s, 0.0, False
         while True:
-            engine = await self._choose(group, len(messages), deadline)
+            engine = await self._choose(group, len(messages), begun + deadline - lost)
+            sent = clock()
             try:
                 answer = await engine.answer(model, messages, sampling, group)
             except EngineDown:
                 self._retries.labels(engine.url).inc()
-                if asyncio.get_running_loop().time() > deadline:
+                lost += RETRY_PAUSE_S + (clock() - sent if tried else 0.0)
+                tried = True
+                if self._away_s - begun + lost > deadline:
                     raise
                 await asyncio.sleep(RETRY_PAUSE_S)
                 continue
@@ -89,12 +99,15 @@ class Engines:
 
     def announce(self) -> None:
         """Wake as many waiting requests as there are free places; also to be called when an engine has come back."""
-        free = sum(max(0, engine.places) for engine in self._usable())
-        while free > 0 and self._queue:
-            *_, waiting = heapq.heappop(self._queue)
-            if not waiting.done():
-                waiting.set_result(None)
-                free -= 1
+        usable, now = self._usable(), time.monotonic()
+        if not any(engine.breaker.state is Circuit.CLOSED for engine in usable):
+            self._away_s += now - self._noted
+        self._noted = now
+        names = {engine.url for engine in usable}
+        for engine in usable:
+            for _ in range(engine.places):
+                if not self.line.call(engine.url, names):
+                    return
 
     async def close(self) -> None:
         await self._session.close()
@@ -112,30 +125,31 @@ class Engines:
     def _usable(self) -> list[Engine]:
         return [engine for engine in self.members if self.wanted and engine.serving == self.wanted]
 
-    async def _choose(self, group: int, messages: int, deadline: float) -> Engine:
-        while self._queue and self._queue[0][-1].done():
-            heapq.heappop(self._queue)
-        my_turn, arrival = not self._queue, next(self._arrivals)
+    async def _choose(self, group: int, messages: int, until_s: float) -> Engine:
+        arrival, called = self.line.arrive(), False
         while True:
-            free = [engine for engine in self._usable() if engine.places > 0]
-            if free and my_turn:
-                return max(free, key=lambda engine: _affinity(engine.url, group))
-            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            heapq.heappush(self._queue, (messages, arrival, woken))
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await woken
-                my_turn = True
-            except TimeoutError:
-                names = ", ".join(engine.url for engine in self.members)
-                raise EngineDown(
-                    f"No engine of {names} served {self.wanted} within {self._settings.engine_deadline_s:.0f} s.",
-                    remedy="See the engines' logs, or raise DRIFT_ENGINE_DEADLINE_S.",
-                ) from None
-            except asyncio.CancelledError:
-                if not woken.cancelled():
-                    self.announce()  # The place that it was woken for is another's.
-                raise
+            usable = sorted(self._usable(), key=lambda engine: _affinity(engine.url, group), reverse=True)
+            for engine in usable:
+                if engine.places > 0 and (called or not self.line.stands_at(engine.url)):
+                    return engine
+            await self._wait(self.line.join(usable[0].url if usable else "", messages, arrival), until_s)
+            called = True
+
+    async def _wait(self, woken: asyncio.Future[None], until_s: float) -> None:
+        """Until the request is called; raises `EngineDown` where no engine has been fit for too long."""
+        try:
+            while not woken.done():
+                if self._away_s >= until_s:
+                    names = ", ".join(engine.url for engine in self.members)
+                    raise EngineDown(
+                        f"No engine of {names} served {self.wanted} within {self._settings.engine_deadline_s:.0f} s.",
+                        remedy="See the engines' logs, or raise DRIFT_ENGINE_DEADLINE_S.",
+                    )
+                await asyncio.wait([woken], timeout=max(until_s - self._away_s, LEAST_WAIT_S))
+        except (EngineDown, asyncio.CancelledError):
+            if not woken.cancel():
+                self.announce()  # The place that it was called to is another's.
+            raise
 
     def _observe(self, registry: CollectorRegistry) -> None:
         self._turns = Counter("drift_engine_turns", "Turns sampled", ["engine"], registry=registry)
@@ -154,7 +168,7 @@ class Engines:
                     lambda engine=engine, state=state: engine.breaker.state is state
                 )
         waiting = Gauge("drift_engine_queue", "Turns that wait for a place at an engine", registry=registry)
-        waiting.set_function(lambda: len(self._queue))
+        waiting.set_function(lambda: len(self.line))
 
 
 def _affinity(url: str, group: int) -> bytes:

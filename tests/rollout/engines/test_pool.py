@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.rollout.engines.engine import Refused, Sampling
+from services.rollout.engines.engine import EngineDown, Refused, Sampling
 from services.rollout.engines.limit import Limit
 from services.rollout.engines.policy import Policies
 from services.rollout.engines.pool import Engines
@@ -120,11 +120,12 @@ async def test_waiting_requests_are_answered_in_order_and_a_cancelled_one_gives_
     assert two[0].most_in_flight == 1
 
 
-async def test_of_waiting_requests_the_one_with_most_turns_left_goes_first(
+async def test_of_waiting_requests_the_one_with_most_turns_left_goes_first_at_the_end(
     pool: Engines, two: list[FakeEngine]
 ) -> None:
     await until_only_the_first_serves(pool, two)
     pool.members[0].limit = Limit(1, 1)
+    pool.line.shortest_first = True
     two[0].latency_s = 0.05
     order: list[tuple[int, int]] = []
 
@@ -135,6 +136,25 @@ async def test_of_waiting_requests_the_one_with_most_turns_left_goes_first(
     asked = [(0, 1), (1, 2), (2, 1), (3, 0), (4, 0)]
     await asyncio.gather(*(turn(trajectory, played) for trajectory, played in asked))
     assert order == [(0, 1), (3, 0), (4, 0), (2, 1), (1, 2)]
+
+
+async def test_time_in_line_does_not_count_against_the_deadline_and_time_without_an_engine_does(
+    two: list[FakeEngine],
+) -> None:
+    settings = RolloutSettings(_env_file=None, engine_urls=(two[0].url,), engine_deadline_s=2)  # pyright: ignore[reportCallIssue]
+    engines = Engines(settings, CollectorRegistry())
+    engines.want(two[0].root)
+    watching = asyncio.create_task(Policies(engines).watch())
+    await until_served(engines)
+    engines.members[0].limit = Limit(1, 1)
+    two[0].latency_s = 0.5
+    assert await asyncio.gather(*(ask(engines, group) for group in range(8))) == [two[0].url] * 8
+    two[0].down = True
+    with pytest.raises(EngineDown):
+        await ask(engines, 0)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    await engines.close()
 
 
 async def test_a_server_that_is_away_behind_a_router_matters_only_if_it_would_come_back_with_another_policy(
