@@ -38,9 +38,6 @@ from shared.tracing import configure_tracing
 from shared.verifier_client import VerifierClient
 from shared.web import PROBES, PROBLEM_RESPONSES, equip, problem
 
-VERIFIER_ATTEMPTS = 60
-"""Some five minutes with their pauses: a verifier that restarts is waited for."""
-
 STOP_TRIES = 8
 log = get_logger(__name__)
 
@@ -73,13 +70,14 @@ def create_app(settings: RolloutSettings | None = None) -> FastAPI:
     engines = Engines(settings, registry)
     key = settings.api_keys[0].get_secret_value() if settings.api_keys else None
     transport = AiohttpTransport(limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_S))
-    verifier = VerifierClient(settings.verifier_url, key, attempts=VERIFIER_ATTEMPTS, transport=transport)
+    verifier = VerifierClient(settings.verifier_url, key, transport=transport)
     policies = Policies(engines)
-    worker = Worker(redis, jobs, engines, Grader(verifier.verify), settings.high_water)
+    grader = Grader(verifier.verify)
+    worker = Worker(redis, jobs, engines, grader, settings.high_water)
     intake = Intake(jobs, settings.data_root, settings.templates_root)
     turns = Turns()
     archive = Archive(redis, settings.runs_root)
-    steps = Steps(redis, jobs, engines, policies, intake, archive, settings, turns)
+    steps = Steps(redis, jobs, engines, grader, policies, intake, archive, settings, turns)
     conductor = Conductor(redis, jobs, steps, policies, turns, worker.name)
     records = Records(archive)
     history = History(redis, jobs, policies, lambda: sum(engine.in_flight for engine in engines.members))

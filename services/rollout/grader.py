@@ -1,9 +1,13 @@
-"""Grades turns with the verifier: requests of one moment travel together, and a grader's fault is tried once more."""
+"""Grades turns with the verifier: requests of one moment travel together, and a grader's fault is tried once more.
+
+A verifier that is away is waited for; until it is back no new group begins (`worker.py`).
+"""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from shared.errors import DriftError
+from shared.errors import DriftError, Unavailable
 from shared.grading import MAX_BATCH, MAX_TEXT, VerifyItem, VerifyResult
 from shared.telemetry import get_logger
 from shared.tracing import span
@@ -12,6 +16,8 @@ from shared.trajectory import Problem
 Verify = Callable[[list[VerifyItem]], Awaitable[list[VerifyResult]]]
 _Waiting = tuple[VerifyItem, asyncio.Future[VerifyResult]]
 
+PATIENCE_S = 900.0
+"""A verifier that is away for longer fails the job."""
 LINGER_S = 0.01
 """How long the first of a batch waits for company: nothing beside a turn's seconds, and a tenth of the requests."""
 log = get_logger(__name__)
@@ -25,6 +31,12 @@ class Grader:
         self._waiting: list[_Waiting] = []
         self._sending: set[asyncio.Task[None]] = set()
         self._serial = 0
+        self._away_since: float | None = None
+
+    @property
+    def away_s(self) -> float:
+        """How long the verifier has not answered; 0 while it does."""
+        return 0.0 if self._away_since is None else time.monotonic() - self._away_since
 
     async def grade(self, problem: Problem, response: str) -> VerifyResult:
         """The verdict on one response; `timeout` and `error` are asked for once more, then stand.
@@ -64,7 +76,7 @@ class Grader:
 
     async def _send(self, batch: Sequence[_Waiting]) -> None:
         try:
-            graded = list(zip(batch, await self._verify([item for item, _ in batch]), strict=True))
+            graded = list(zip(batch, await self._ask_patiently([item for item, _ in batch]), strict=True))
         except DriftError as error:
             _refuse(batch, error)
             return
@@ -76,6 +88,22 @@ class Grader:
         for (_, future), result in graded:
             if not future.done():
                 future.set_result(result)
+
+    async def _ask_patiently(self, items: list[VerifyItem]) -> list[VerifyResult]:
+        begun = time.monotonic()
+        while True:
+            try:
+                results = await self._verify(items)
+            except Unavailable as error:
+                if self._away_since is None:
+                    log.warning("verifier_away", error=str(error))
+                    self._away_since = begun
+                if time.monotonic() - begun > PATIENCE_S:
+                    self._away_since = None  # Else no group would ever begin, and nobody ask again.
+                    raise
+            else:
+                self._away_since = None
+                return results
 
 
 def _refuse(batch: Sequence[_Waiting], error: DriftError) -> None:

@@ -19,6 +19,7 @@ from services.rollout.engines.inspection import Loading, inspect
 from services.rollout.engines.policy import Policies, adapter_base, request_model
 from services.rollout.engines.pool import Engines
 from services.rollout.evaluation import evaluate, summarise
+from services.rollout.grader import PATIENCE_S, Grader
 from services.rollout.intake import Intake
 from services.rollout.jobs import Jobs, Part
 from services.rollout.problems.dataset import OnRow, Tally, count_problems, read_problems
@@ -27,7 +28,7 @@ from services.rollout.settings import RolloutSettings
 from services.rollout.tickets import Tickets
 from services.rollout.turns import Turns
 from shared import keys
-from shared.errors import DatasetError, DriftError
+from shared.errors import DatasetError, DriftError, Unavailable
 from shared.job import DatasetSpec, JobSpec
 from shared.status import JobStatus, Progress
 from shared.stream import TrajectoryStream
@@ -95,6 +96,7 @@ class Steps:
         redis: Redis,
         jobs: Jobs,
         engines: Engines,
+        grader: Grader,
         policies: Policies,
         intake: Intake,
         archive: Archive,
@@ -106,6 +108,7 @@ class Steps:
         self._intake = intake
         self._archive = archive
         self._engines = engines
+        self._grader = grader
         self._policies = policies
         self._settings = settings
         self._turns = turns
@@ -228,7 +231,7 @@ class Steps:
             message = None
             if self._policies.served(part.weights):
                 served = time.monotonic()
-                message = await self._held_back(status.id)
+                message = self._ungraded() or await self._held_back(status.id)
             else:
                 message = self._policies.trouble or f"loading {part.policy} into the engines"
                 if refusal := self._policies.refused(weights, begun):
@@ -262,6 +265,15 @@ class Steps:
             return status.model_copy(update={"rollouts": [*status.rollouts, summary]})
         measured = evaluate(counts, dataset=dataset.name, policy=part.policy, stage=step.stage, max_turns=turns)
         return status.model_copy(update={"evaluations": [*status.evaluations, measured]})
+
+    def _ungraded(self) -> str | None:
+        """Why no new group begins, where the verifier is away; raises `Unavailable` when it is so for too long."""
+        if not (away := self._grader.away_s):
+            return None
+        said = f"the verifier at {self._settings.verifier_url} has not answered for {away:.0f} s"
+        if away > 0.9 * PATIENCE_S:  # before what waits for verdicts is given up
+            raise Unavailable(said, remedy="See its log; submit the job again when it answers.")
+        return said
 
     async def _held_back(self, job: str) -> str | None:
         """Why no new group begins, where that is so for want of a recorder."""

@@ -118,7 +118,9 @@ class Worker:
             await self._stop(desk.tickets)
 
     def _room(self, part: Part) -> int:
-        """Groups that may begin."""
+        """Groups that may begin: none while nobody grades."""
+        if self._grader.away_s:
+            return 0
         most = self._engines.capacity * (2 if self._at_end else 1)
         return max(0, -(-(most - self._in_flight) // part.group_size))
 

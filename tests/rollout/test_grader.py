@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
+from services.rollout import grader as grading
 from services.rollout.grader import Grader
-from shared.errors import DriftError
+from shared.errors import DriftError, Unavailable
 from shared.grading import MAX_TEXT, Verdict, VerifyItem, VerifyResult
 from shared.trajectory import Problem
 
@@ -38,3 +39,31 @@ async def test_no_turn_waits_for_ever_for_a_verifier_that_breaks(
         outcomes = await asyncio.gather(*(grader.grade(PROBLEM, "2") for _ in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [DriftError] * 3
     assert "Grading failed" in str(outcomes[0])
+
+
+async def test_a_verifier_that_is_away_is_waited_for_and_known_to_be_away() -> None:
+    seen: list[float] = []
+
+    async def come_back(items: list[VerifyItem]) -> list[VerifyResult]:
+        seen.append(grader.away_s)
+        if len(seen) < 3:
+            raise Unavailable("restarting")
+        return await verify(items)
+
+    grader = Grader(come_back)
+    assert (await grader.grade(PROBLEM, "2")).verdict is Verdict.CORRECT
+    assert seen[0] == 0 < seen[1] < seen[2]
+    assert grader.away_s == 0
+
+
+async def test_a_verifier_that_stays_away_is_given_up_and_may_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grading, "PATIENCE_S", 0.05)
+
+    async def stay_away(_: list[VerifyItem]) -> list[VerifyResult]:
+        await asyncio.sleep(0.01)
+        raise Unavailable("gone")
+
+    grader = Grader(stay_away)
+    with pytest.raises(Unavailable, match="gone"):
+        await grader.grade(PROBLEM, "2")
+    assert grader.away_s == 0

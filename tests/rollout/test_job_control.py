@@ -119,6 +119,21 @@ async def test_a_fault_of_the_service_itself_costs_its_trajectory_and_does_not_c
     assert (status.state, status.rollouts[0].failed) == (State.SUCCEEDED, 12)
 
 
+async def test_while_nobody_grades_no_group_begins_and_in_the_end_the_job_fails(
+    settings: RolloutSettings, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = {"verifier_url": "http://127.0.0.1:9", "engine_in_flight_min": 2, "engine_in_flight_max": 2}
+    with Serving(create_app(settings.model_copy(update=nobody))) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as service:
+            job = await submit(service, sampling={"trajectories": 1})
+            await until(service, job, lambda status: "verifier" in str(status.progress and status.progress.message))
+            monkeypatch.setattr(steps, "PATIENCE_S", 0.01)
+            status = await finish(service, job)
+    assert status.state is State.FAILED
+    assert "has not answered" in str(status.error) and "submit the job again" in str(status.error)
+    assert len(engine.requests) - 1 == 2, "what was in play when it went away, and the probe"
+
+
 async def test_the_last_groups_of_a_job_begin_together(settings: RolloutSettings, engine: FakeEngine) -> None:
     slow_down_after_the_probe(engine)
     narrow = settings.model_copy(update={"engine_in_flight_min": 2, "engine_in_flight_max": 2})
