@@ -17,6 +17,12 @@ MAX_TEMPLATE = 1 << 16
 """Most characters of a prompt template."""
 
 
+AnswerForm = Literal["plain", "after_hashes", "boxed", "after_the_answer_is", "index", "label", "first_option"]
+"""Where the gold answer stands in its column: the column itself; after the last `####` (GSM8K); in the last `\\boxed`
+(MATH); after the last `The answer is:` (MetaMathQA); the option's index from 0 (MMLU), or its label where the options
+are {text, label} (ARC), becomes a letter; or the column is the correct option's text and `choices` the wrong ones',
+shuffled by the row's id or number (GPQA)."""
+
 Columns = dict[Literal["id", "kind", "problem", "answer", "choices"], str | list[str]]
 """Field of a problem -> where the source keeps it."""
 
@@ -43,6 +49,8 @@ class DatasetSpec(Schema):
     """Shuffle with this seed first; absent keeps the source's order."""
     columns: Columns = {}
     """Where a problem's fields are called otherwise: field -> column; `choices` may name a column for each option."""
+    answer_form: AnswerForm = "plain"
+    """Where the gold answer stands in its column, and how it becomes a letter."""
     on_bad_row: Literal["fail", "skip"] = "fail"
     """Refuse the job for a bad row, or leave such rows out and count them."""
 
@@ -62,7 +70,16 @@ class DatasetSpec(Schema):
             raise ValueError("`split` belongs to `hub` or `preset`")
         if self.columns and self.preset is not None:
             raise ValueError("a preset knows its columns: leave out `columns`")
+        if self.answer_form != "plain":
+            self._check_answer_form()
         return self
+
+    def _check_answer_form(self) -> None:
+        if self.path is None and self.hub is None:
+            raise ValueError("`answer_form` belongs to `path` or `hub`")
+        single = ("answer", "choices") if self.answer_form == "label" else ("answer",)
+        if several := [field for field in single if isinstance(self.columns.get(field), list)]:
+            raise ValueError(f"`answer_form` {self.answer_form} wants one column for `{several[0]}`")
 
     @field_validator("path")
     @classmethod

@@ -182,10 +182,16 @@ def test_an_unknown_preset_or_split_names_those_that_are(spec: dict[str, str], n
 
 @pytest.mark.parametrize(
     "fields",
-    [{"config": "x", "path": "a.csv"}, {"split": "x", "path": "a.csv"}, {"preset": "math", "columns": {"id": "x"}}],
+    [
+        {"config": "x", "path": "a.csv"},
+        {"split": "x", "path": "a.csv"},
+        {"preset": "math", "columns": {"id": "x"}},
+        {"preset": "math", "answer_form": "index"},
+        {"path": "a.csv", "answer_form": "label", "columns": {"choices": ["a", "b"]}},
+    ],
 )
 def test_fields_that_would_have_no_effect_are_refused(fields: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"belongs to|leave out"):
+    with pytest.raises(ValueError, match=r"belongs to|leave out|wants one column"):
         DatasetSpec.model_validate(fields)
 
 

@@ -16,6 +16,9 @@ from shared.job import DatasetSpec
 GOOD = {"id": "1", "kind": "choice", "problem": "Q", "answer": "A", "choices": ["x", "y"], "source": "elsewhere"}
 
 
+SEVERAL = ["3", "4", "5"]
+
+
 def write(folder: Path, *rows: object, name: str = "rows.jsonl") -> DatasetSpec:
     text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
     (folder / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
@@ -81,6 +84,71 @@ def test_a_missing_file_and_an_unknown_format_say_so(tmp_path: Path) -> None:
         count_problems(DatasetSpec(path="none.jsonl"), tmp_path)
     with pytest.raises(DatasetError, match="unknown format"):
         count_problems(DatasetSpec(path="none.xlsx"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("form", "columns", "row", "gold"),
+    [
+        ("index", {}, {"question": "Q", "choices": SEVERAL, "answer": 1}, "B"),
+        ("index", {}, {"question": "Q", "choices": json.dumps(SEVERAL), "answer": "1"}, "B"),
+        (
+            "index",
+            {"answer": "key", "choices": ["a", "b", "c"]},
+            {"a": "3", "b": "4", "c": "5", "problem": "Q", "key": 1},
+            "B",
+        ),
+        ("index", {}, {"problem": "Q", "choices": {"text": SEVERAL}, "answer": 1}, "B"),
+        (
+            "label",
+            {"problem": "stem", "answer": "key", "choices": "options"},
+            {"stem": "Q", "options": {"text": SEVERAL, "label": ["1", "2", "3"]}, "key": "2"},
+            "B",
+        ),
+        ("after_hashes", {}, {"question": "Q", "answer": "2 + 2 is\n#### 4"}, "4"),
+    ],
+)
+def test_an_answer_in_another_form_becomes_the_gold_answer(
+    tmp_path: Path, form: str, columns: dict[str, object], row: dict[str, object], gold: str
+) -> None:
+    path = write(tmp_path, row).path
+    spec = DatasetSpec.model_validate({"path": path, "columns": columns, "answer_form": form})
+    (problem,) = read_problems(spec, tmp_path)
+    assert (problem.problem, problem.answer, problem.choices) == ("Q", gold, SEVERAL if gold == "B" else None)
+    assert problem.kind == ("choice" if gold == "B" else "math")
+
+
+@pytest.mark.parametrize("choices", ["wrong", ["w1", "w2"]])
+def test_the_right_options_text_is_put_among_the_wrong_ones_alike_every_time(
+    tmp_path: Path, choices: str | list[str]
+) -> None:
+    row = {"problem": "Q", "right": " 4", "wrong": ["3", "5"], "w1": "3", "w2": "5"}
+    spec = write(tmp_path, *[row] * 20).model_copy(
+        update={"columns": {"answer": "right", "choices": choices}, "answer_form": "first_option"}
+    )
+    problems = list(read_problems(spec, tmp_path))
+    assert problems == list(read_problems(spec, tmp_path))
+    assert {str(problem.answer) for problem in problems} == set("ABC")
+    for problem in problems:
+        assert sorted(problem.choices or ()) == SEVERAL
+        assert (problem.choices or [])["ABC".index(str(problem.answer))] == "4"
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"choices": SEVERAL, "answer": 3}, "answer: 'D' is not one of the letters ABC"),
+        ({"choices": SEVERAL, "answer": "B"}, "answer: invalid literal"),
+        ({"choices": "3, 4", "answer": 1}, "answer: Extra data"),
+        ({"choices": None, "answer": 1}, "choices: missing"),
+        ({"choices": SEVERAL}, "answer: missing"),
+    ],
+)
+def test_an_answer_that_is_not_in_its_form_is_named_by_line_and_field(
+    tmp_path: Path, row: dict[str, object], fault: str
+) -> None:
+    spec = write(tmp_path, {"problem": "Q"} | row).model_copy(update={"answer_form": "index"})
+    with pytest.raises(DatasetError, match=rf"rows\.jsonl, line 1, field {fault}"):
+        count_problems(spec, tmp_path)
 
 
 CSV = 'question,right,first,second,id\n2 + 2?,B,3,4,a\n"Big, red?",A,yes,no,b\n'

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.rollout.problems import files, hub
-from services.rollout.problems.layout import Layout
+from services.rollout.problems.layout import AnswerLayout
 from services.rollout.problems.presets import get_preset, layout_of
 from services.rollout.problems.row import parse_problem
 from shared.errors import DatasetError
@@ -106,6 +106,10 @@ def _take(problems: Iterator[Problem], limit: int | None) -> Iterator[Problem]:
 
 def _parse(spec: DatasetSpec, data_root: Path, tally: Tally, on_row: OnRow) -> Iterator[Problem]:
     rows, layout = _open(spec, data_root)
+    columns = spec.columns
+    if spec.answer_form != "plain":
+        layout = _layout_answer(spec)
+        columns = {field: column for field, column in columns.items() if field not in ("answer", "choices")}
     distinct = spec.preset is not None and get_preset(spec.preset).distinct
     seen = set[bytes]()
     for number, (place, row) in enumerate(rows, 1):
@@ -114,7 +118,7 @@ def _parse(spec: DatasetSpec, data_root: Path, tally: Tally, on_row: OnRow) -> I
             known = _adapt(row, place, layout, number)
             if known is None:
                 continue
-            problem = parse_problem(known, place, spec.columns, str(number))
+            problem = parse_problem(known, place, columns, str(number))
         except DatasetError as error:
             if spec.on_bad_row == "fail":
                 raise
@@ -130,7 +134,7 @@ def _parse(spec: DatasetSpec, data_root: Path, tally: Tally, on_row: OnRow) -> I
         yield problem
 
 
-def _open(spec: DatasetSpec, data_root: Path) -> tuple[Rows, Layout | None]:
+def _open(spec: DatasetSpec, data_root: Path) -> tuple[Rows, AnswerLayout | None]:
     """The rows of the source, and how they are written where that is known."""
     if spec.problems is not None:
         return iter([(f"problems[{index}]", row.model_dump()) for index, row in enumerate(spec.problems)]), None
@@ -146,6 +150,16 @@ def _open(spec: DatasetSpec, data_root: Path) -> tuple[Rows, Layout | None]:
     return hub.read_rows(spec.hub, spec.config, spec.split or hub.SPLIT), layout
 
 
+def _layout_answer(spec: DatasetSpec) -> AnswerLayout:
+    """Where the spec says that its rows keep the answer and the options."""
+    answer, choices = spec.columns.get("answer", "answer"), spec.columns.get("choices", "choices")
+    return AnswerLayout(
+        answer=str(answer),
+        answer_form=spec.answer_form,
+        choices=tuple(choices) if isinstance(choices, list) else choices,
+    )
+
+
 def _locate(spec: DatasetSpec, data_root: Path) -> str | None:
     """The file in the data root that holds the spec's preset."""
     preset = get_preset(spec.preset or "")
@@ -155,20 +169,18 @@ def _locate(spec: DatasetSpec, data_root: Path) -> str | None:
     return preset.find_file(data_root, split)
 
 
-def _adapt(row: files.Row, place: str, layout: Layout | None, number: int) -> Mapping[str, object] | None:
+def _adapt(row: files.Row, place: str, layout: AnswerLayout | None, number: int) -> Mapping[str, object] | None:
     """The row in this project's fields, as far as its layout is known; None where it is not of the set."""
     if isinstance(row, str):
         row = files.parse_line(row, place)
     if layout is None:
-        return row if "problem" in row or "question" not in row else {**row, "problem": row["question"]}
+        return row
     if not layout.holds(row):
         return None
-    if row.get("problem") and row.get("answer") is not None:
-        return row
-    remedy = f"It has {', '.join(map(str, row))}; check `config` and `split`, or give `columns`."
+    remedy = f"It has {', '.join(map(str, row))}; check `config` and `split`, or `columns` and `answer_form`."
     try:
         return layout.adapt(row, str(number))
     except KeyError as error:
         raise DatasetError(f"{place}, field {error.args[0]}: missing.", remedy=remedy) from None
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, RecursionError) as error:
         raise DatasetError(f"{place}, field {layout.answer}: {error}.", remedy=remedy) from None

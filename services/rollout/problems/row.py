@@ -23,6 +23,8 @@ def parse_problem(row: Mapping[str, object], place: str, columns: Columns, numbe
             f"{place}: the row has more cells than the header names.", remedy='Put a cell with commas into "quotes".'
         )
     known: dict[str, object] = {"id": number}
+    if row.get("question") is not None:
+        known["problem"] = row["question"]
     known.update((name, value) for name, value in row.items() if name in _FIELDS and value is not None)
     for field, source in columns.items():
         names = [source] if isinstance(source, str) else source
