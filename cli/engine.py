@@ -4,6 +4,7 @@ The CPU flags are measured (see `docs/local-stack.md`): short answers on a small
 so that small cache blocks (siblings share more of their prefix) and both cores matter most.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -26,20 +27,21 @@ class EngineCommand:
 
 
 @cache
-def has_gpu() -> bool:
-    """Whether an NVIDIA driver answers."""
+def list_gpus() -> tuple[str, ...]:
+    """The names of this machine's GPUs; none where no NVIDIA driver answers."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return False
+        return ()
     try:
-        return subprocess.run([tool, "-L"], capture_output=True, timeout=30).stdout.startswith(b"GPU")
+        told = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30).stdout
     except subprocess.TimeoutExpired:
-        return False
+        return ()
+    return tuple(re.findall(r"^GPU \d+: (.+?)(?: \(UUID.*)?$", told, re.MULTILINE))
 
 
 def engine_command(model: str, port: int, cores: int) -> EngineCommand:
     """The vLLM server for `model` (a folder or hub name), on loopback since its weight-reload routes are open."""
-    gpu = has_gpu()
+    gpu = bool(list_gpus())
     flags = [
         "--model", model, "--served-model-name", SERVED_NAME,
         "--host", "127.0.0.1", "--port", str(port),

