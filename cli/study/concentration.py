@@ -16,7 +16,7 @@ from shared.returns import ReturnSpec
 from shared.schema import Schema
 
 EPSILON = 1e-3
-"""What is skipped is told for the trainer's default."""
+"""What would be skipped is told for this one where a study skips nothing: the trainer's default."""
 
 
 class Concentration(Schema):
@@ -24,6 +24,8 @@ class Concentration(Schema):
 
     k: int
     beta: float
+    epsilon: float
+    """What `skipped_share` and `skipped_mass` are told for."""
     composition: Composition
     """Of the groups; the same for each beta."""
     effective_share: float
@@ -31,20 +33,28 @@ class Concentration(Schema):
     top_share: float
     """Mean of the largest weight / K: the share of the group's weight that one trajectory has."""
     skipped_share: float
-    """Share of the trajectories that weigh less than `EPSILON` of their group together."""
+    """Share of the trajectories that weigh less than `epsilon` of their group together."""
     skipped_mass: float
     """Share of all weight that these carry."""
 
 
-def concentrate(rollouts: Sequence[Outcomes], returns: ReturnSpec, betas: Sequence[float]) -> list[Concentration]:
-    """For every power of two up to the group size, and every beta; empty without rollouts."""
-    if not rollouts:
-        return []
-    size = int(rollouts[0].group_size.max())
-    sizes = [1 << power for power in range(1, size.bit_length()) if 1 << power <= size]
+def concentrate(
+    rollouts: Sequence[Outcomes], returns: ReturnSpec, betas: Sequence[float], epsilon: float = EPSILON
+) -> list[Concentration]:
+    """For every K that there is, and every beta; empty without rollouts.
+
+    Rollouts of K give K and the powers of two below it. Where several give the same, those that come first do.
+    """
+    by_size: dict[int, list[Outcomes]] = {}
+    for one in rollouts:
+        by_size.setdefault(int(one.group_size.max()), []).append(one)
+    parts: dict[int, list[Outcomes]] = {}
+    for size, recorded in by_size.items():
+        for k in (*(1 << power for power in range(1, size.bit_length())), size):
+            parts.setdefault(k, recorded)
     return [
-        _measure([regroup(one, k) for one in rollouts], k, returns.model_copy(update={"beta": beta}))
-        for k in sorted({*sizes, size})
+        _measure([regroup(one, k) for one in parts[k]], k, returns.model_copy(update={"beta": beta}), epsilon)
+        for k in sorted(parts)
         for beta in betas
     ]
 
@@ -64,12 +74,12 @@ def regroup(outcomes: Outcomes, k: int) -> Outcomes:
     )
 
 
-def _measure(parts: Sequence[Outcomes], k: int, returns: ReturnSpec) -> Concentration:
+def _measure(parts: Sequence[Outcomes], k: int, returns: ReturnSpec, epsilon: float) -> Concentration:
     compositions, effective, top, skipped = [], [], [], []
     weight = lost = 0.0
     for outcomes in parts:
         weights = outcomes.weigh(returns)
-        left_out = outcomes.find_skipped(weights, EPSILON)
+        left_out = outcomes.find_skipped(weights, epsilon)
         known = np.nan_to_num(weights)
         compositions.append(outcomes.compose())
         effective.append(outcomes.effective_sizes(weights) / k)
@@ -79,6 +89,7 @@ def _measure(parts: Sequence[Outcomes], k: int, returns: ReturnSpec) -> Concentr
     return Concentration(
         k=k,
         beta=returns.beta,
+        epsilon=epsilon,
         composition=Composition(
             **{name: sum(getattr(one, name) for one in compositions) for name in Composition.model_fields}
         ),
