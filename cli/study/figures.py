@@ -1,16 +1,25 @@
 """The paper's figures for a study, as SVG. The same results give the same bytes."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.study.concentration import Concentration
 from cli.study.measures import Measures
-from cli.study.results import Results, RunTime, SweepPoint
+from cli.study.results import Results
+from cli.study.sweep import SweepPoint
+from cli.study.times import MedianTime, take_medians
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+HARDWARE = ("machine", "processor", "gpus")
+"""What of the environment a figure of times names."""
+_COLUMNS = 3
+"""Panels side by side, so that a page as wide as its text shows them legibly."""
 
 
 def draw_figures(folder: Path, results: Results) -> list[Path]:
@@ -28,12 +37,14 @@ def draw_figures(folder: Path, results: Results) -> list[Path]:
     for name, dataset in results.datasets.items():
         save(draw_turns(name, dataset.methods), f"turns-{_slug(name)}")
     for axis in dict.fromkeys(point.axis for point in results.sweep):
-        save(draw_axis(axis, [point for point in results.sweep if point.axis == axis]), f"sweep-{axis}")
+        points = [point for point in results.sweep if point.axis == axis]
+        save(draw_steps(points) if axis == "steps" else draw_axis(axis, points), f"sweep-{axis}")
     if results.concentration:
         save(draw_groups(results.concentration), "groups")
-    if timed := [one for one in results.times if one.axis == "max_turns"]:
-        own = [one for one in results.times if one.axis is None and one.seed == timed[0].seed]
-        save(draw_times([*timed, *(one for one in own if one.method in {each.method for each in timed})]), "times")
+    if timed := {one.method for one in results.times if one.axis == "max_turns"}:
+        told = [one for one in results.times if one.method in timed and one.axis in (None, "max_turns")]
+        hardware = [results.environment[name] for name in HARDWARE if name in results.environment]
+        save(draw_times(take_medians(told), ", ".join(hardware)), "times")
     return drawn
 
 
@@ -41,7 +52,7 @@ def draw_turns(title: str, methods: dict[str, Measures]) -> "Figure":
     """Figure 5: cumulative accuracy and correction rate, turn by turn."""
     figure, (left, right) = _begin(2)
     for method, one in methods.items():
-        _draw_curve(left, one, method)
+        _draw_curve(left, range(1, len(one.multi_at) + 1), one.multi_at, one.interval, method)
         turns = range(2, len(one.correction_rate_at) + 1)
         right.plot(turns, [100 * rate for rate in one.correction_rate_at[1:]], marker="o", markersize=3, label=method)
     left.set(title=title, xlabel="turn k", ylabel="multi@k, % solved")
@@ -54,7 +65,7 @@ def draw_turns(title: str, methods: dict[str, Measures]) -> "Figure":
 
 
 def draw_axis(axis: str, points: Sequence[SweepPoint]) -> "Figure":
-    """Figures 4 and 7 to 9: gamma by solved rate, every other setting by cumulative accuracy; a panel a dataset."""
+    """Figure 4: gamma by solved rate, every other setting by cumulative accuracy, turn by turn; a panel a dataset."""
     names = list(points[0].measures)
     figure, panels = _begin(len(names))
     for panel, name in zip(panels, names, strict=True):
@@ -64,11 +75,30 @@ def draw_axis(axis: str, points: Sequence[SweepPoint]) -> "Figure":
                 turns = range(1, len(one.solved_rate_at) + 1)
                 panel.plot(turns, [100 * rate for rate in one.solved_rate_at], marker="o", markersize=3, label=label)
             else:
-                _draw_curve(panel, one, label)
+                _draw_curve(panel, range(1, len(one.multi_at) + 1), one.multi_at, one.interval, label)
         said = "solved by turn / solved at all, %" if axis == "gamma" else "multi@k, % solved"
         panel.set(title=name, xlabel="turn k", ylabel=said)
         _finish(panel, range(1, len(points[0].measures[name].multi_at) + 1))
     figure.legend(*panels[0].get_legend_handles_labels(), title=axis, loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_steps(points: Sequence[SweepPoint]) -> "Figure":
+    """Figures 7 to 9 at the method's own gamma, beta and K: accuracy over optimiser steps; a panel a dataset."""
+    names = list(points[0].measures)
+    figure, panels = _begin(len(names))
+    steps = [float(point.value) for point in points]
+    for panel, name in zip(panels, names, strict=True):
+        for turn in dict.fromkeys([0, len(points[0].measures[name].multi_at) - 1]):
+            mine = [point.measures[name] for point in points]
+            _draw_curve(
+                panel, steps, [one.multi_at[turn] for one in mine], [one.interval[turn] for one in mine],
+                f"multi@{turn + 1}",
+            )  # fmt: skip
+        panel.set(title=name, xlabel="optimiser steps, each number a training of its own", ylabel="% solved")
+        panel.set_xticks(steps)
+        panel.grid(alpha=0.3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -82,7 +112,7 @@ def draw_groups(rows: Sequence[Concentration]) -> "Figure":
         left.bar([str(size) for size in by_size], shares, bottom=bottom, label=name.replace("_", " "))
         bottom = [below + share for below, share in zip(bottom, shares, strict=True)]
     left.set(title="groups by outcome", xlabel="K", ylabel="% of groups")
-    left.legend(fontsize="small", loc="lower right")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize="small")
     for size in by_size:
         mine = [row for row in rows if row.k == size]
         right.plot([row.beta for row in mine], [row.effective_share for row in mine], marker="o", label=f"K = {size}")
@@ -91,41 +121,58 @@ def draw_groups(rows: Sequence[Concentration]) -> "Figure":
     betas = sorted({row.beta for row in rows})
     right.set_xticks(betas, [f"{beta:g}" for beta in betas])
     right.grid(alpha=0.3)
-    right.legend(fontsize="small")
+    right.legend(fontsize="small", loc="upper left")
     return figure
 
 
-def draw_times(times: Sequence[RunTime]) -> "Figure":
+def draw_times(times: Sequence[MedianTime], hardware: str) -> "Figure":
     """Figure 6's axes on this hardware: seconds of rollouts and training by turn budget."""
     methods = list(dict.fromkeys(one.method for one in times))
     figure, panels = _begin(len(methods))
     for panel, method in zip(panels, methods, strict=True):
         mine = sorted((one for one in times if one.method == method), key=lambda one: one.max_turns)
-        budgets = [str(one.max_turns) for one in mine]
+        budgets = [f"{one.max_turns}\n{_name_seeds(one)}" for one in mine]
         panel.bar(budgets, [one.rollout_s for one in mine], label="rollouts")
         panel.bar(budgets, [one.train_s for one in mine], bottom=[one.rollout_s for one in mine], label="training")
-        panel.set(title=f"{method}, on this hardware", xlabel="turn budget", ylabel="seconds")
+        panel.set(title=f"{method}\n{_name_skipping(mine)}", xlabel="turn budget", ylabel="seconds")
     highest = max(one.rollout_s + one.train_s for one in times)
     for panel in panels:
         panel.set_ylim(0, 1.05 * highest)
-    panels[0].legend(fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+    figure.suptitle(f"wall time, stops included; medians over seeds\non {hardware}", fontsize="medium")
     return figure
+
+
+def _name_seeds(one: MedianTime) -> str:
+    return f"seed {one.seeds[0]}" if len(one.seeds) == 1 else f"{len(one.seeds)} seeds"
+
+
+def _name_skipping(mine: Sequence[MedianTime]) -> str:
+    shares = [100 * one.skipped_token_share for one in mine]
+    if max(shares) == 0:
+        return "skips nothing"
+    said = " to ".join(dict.fromkeys(f"{share:.0f}" for share in (min(shares), max(shares))))
+    return f"skips {said} % of the tokens (epsilon {mine[0].epsilon:g})"
 
 
 def _begin(panels: int) -> "tuple[Figure, list[Axes]]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * panels, 4.2), layout="constrained")
+    columns = min(panels, _COLUMNS)
+    rows = math.ceil(panels / columns)
+    figure = Figure(figsize=(5.2 * columns, 4.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(panels)]
 
 
-def _draw_curve(panel: "Axes", one: Measures, label: str) -> None:
-    turns = range(1, len(one.multi_at) + 1)
-    line = panel.plot(turns, [100 * share for share in one.multi_at], marker="o", markersize=3, label=label)[0]
-    low, high = ([100 * bound for bound in bounds] for bounds in zip(*one.interval, strict=True))
-    panel.fill_between(turns, low, high, alpha=0.08, color=line.get_color(), linewidth=0)
+def _draw_curve(
+    panel: "Axes", x: Sequence[float], shares: Sequence[float], intervals: Sequence[Sequence[float]], label: str
+) -> None:
+    """Shares with a band for their intervals."""
+    line = panel.plot(x, [100 * share for share in shares], marker="o", markersize=3, label=label)[0]
+    low, high = ([100 * bound for bound in bounds] for bounds in zip(*intervals, strict=True))
+    panel.fill_between(x, low, high, alpha=0.08, color=line.get_color(), linewidth=0)
 
 
 def _finish(panel: "Axes", turns: range) -> None:

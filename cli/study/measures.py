@@ -14,11 +14,12 @@ from cli.study.statistics import (
     Resampling,
     SolvedAt,
     correction_rates,
+    estimate_average,
     estimate_difference,
     estimate_multi_at,
     solved_by,
 )
-from cli.study.study_file import BASE, SFT_5TURN
+from cli.study.study_file import BASE, DRIFT, SFT_5TURN
 from services.rollout.outcomes import Flags, Outcomes
 from shared.measures import Correction
 from shared.schema import Schema
@@ -37,7 +38,18 @@ class Difference(Schema):
 
     method: str
     other: str
+    seeds: list[int]
+    """That both have."""
     multi_at: list[Estimate]
+    multi_at_by_seed: list[list[float]]
+
+
+class Average(Schema):
+    """multi@max_turns, mean over the datasets, as in the paper's table 1."""
+
+    methods: dict[str, Estimate]
+    minus_sft_5turn: dict[str, Estimate]
+    """Paired by problem and seed."""
 
 
 class DatasetResults(Schema):
@@ -59,12 +71,12 @@ class Policy:
     outcomes: Outcomes
 
 
-def compare(policies: Sequence[Policy], max_turns: int) -> DatasetResults:
-    """Every method's measures, and the differences of all to the base and to SFT-5turn."""
+def compare(
+    policies: Sequence[Policy], max_turns: int, others: Sequence[str] = (BASE, SFT_5TURN, DRIFT)
+) -> DatasetResults:
+    """Every method's measures, and the differences of all to each of `others`, of which the first needs none."""
     counted = find_counted(policies)
-    by_method: dict[str, list[Policy]] = {}
-    for policy in policies:
-        by_method.setdefault(policy.method, []).append(policy)
+    by_method = _group(policies)
     problems = int(counted.sum())
     return DatasetResults(
         problems=problems,
@@ -72,12 +84,36 @@ def compare(policies: Sequence[Policy], max_turns: int) -> DatasetResults:
         methods={method: measure(mine, counted, max_turns) for method, mine in by_method.items()},
         differences=[
             difference
-            for other in (BASE, SFT_5TURN)
+            for place, other in enumerate(others)
             for method in by_method
-            if other in by_method and method not in (other, BASE)
+            if other in by_method and method not in others[: place + 1]
             if (difference := _differ(by_method[method], by_method[other], counted, max_turns))
         ],
     )
+
+
+def average(datasets: Sequence[Sequence[Policy]], max_turns: int) -> Average:
+    """Over datasets, of the same policies on each."""
+    counted = [find_counted(policies) for policies in datasets]
+    by_method = [_group(policies) for policies in datasets]
+
+    def solve(policies: Sequence[Policy], place: int) -> npt.NDArray[np.float64]:
+        return solved_by(_solved_at(policies, counted[place]), max_turns)
+
+    methods: dict[str, Estimate] = {}
+    differences: dict[str, Estimate] = {}
+    for method in by_method[0]:
+        mine = [groups[method] for groups in by_method]
+        methods[method] = estimate_average([solve(policies, place) for place, policies in enumerate(mine)])
+        pairs = [_pair(groups[method], groups.get(SFT_5TURN, [])) for groups in by_method]
+        if method not in (BASE, SFT_5TURN) and all(pairs):
+            differences[method] = estimate_average(
+                [
+                    solve([one for one, _ in pair], place) - solve([other for _, other in pair], place)
+                    for place, pair in enumerate(pairs)
+                ]
+            )
+    return Average(methods=methods, minus_sft_5turn=differences)
 
 
 def find_counted(policies: Sequence[Policy]) -> Flags:
@@ -109,21 +145,34 @@ def measure(policies: Sequence[Policy], counted: Flags, max_turns: int) -> Measu
     )
 
 
+def _group(policies: Sequence[Policy]) -> dict[str, list[Policy]]:
+    by_method: dict[str, list[Policy]] = {}
+    for policy in policies:
+        by_method.setdefault(policy.method, []).append(policy)
+    return by_method
+
+
+def _pair(mine: Sequence[Policy], theirs: Sequence[Policy]) -> list[tuple[Policy, Policy]]:
+    """By seed; the base, which has none, goes with every seed."""
+    others = {policy.seed: policy for policy in theirs}
+    return [(policy, other) for policy in mine if (other := others.get(policy.seed) or others.get(None))]
+
+
 def _differ(mine: Sequence[Policy], theirs: Sequence[Policy], counted: Flags, max_turns: int) -> Difference | None:
-    """None where the two have no seed in common; the base goes with every seed."""
-    seeds = [{policy.seed for policy in policies} for policies in (mine, theirs)]
-    shared = seeds[0] & seeds[1] or (seeds[0] if seeds[1] == {None} else set())
-    if not shared:
+    """None where the two have no seed in common."""
+    pairs = _pair(mine, theirs)
+    if not pairs:
         return None
-    pair = [
-        _solved_at([policy for policy in policies if policy.seed is None or policy.seed in shared], counted)
-        for policies in (mine, theirs)
-    ]
-    resampling = Resampling.draw(max(map(len, pair)), int(counted.sum()))
+    one, other = (_solved_at(policies, counted) for policies in zip(*pairs, strict=True))
+    resampling = Resampling.draw(*one.shape)
+    turns = range(1, max_turns + 1)
+    by_turn = [(solved_by(one, k) - solved_by(other, k)).mean(axis=1) for k in turns]
     return Difference(
         method=mine[0].method,
         other=theirs[0].method,
-        multi_at=[estimate_difference(pair[0], pair[1], k, resampling) for k in range(1, max_turns + 1)],
+        seeds=[policy.seed for policy, _ in pairs if policy.seed is not None],
+        multi_at=[estimate_difference(one, other, k, resampling) for k in turns],
+        multi_at_by_seed=np.transpose(by_turn).tolist(),
     )
 
 

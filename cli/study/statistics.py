@@ -3,9 +3,10 @@
 The data of one method on one dataset is a matrix [seeds, problems] of the turn that solved a problem, 0 where none
 did. Intervals are percentiles over bootstrap samples of seeds and problems, drawn together, since both are samples:
 another seed could have been trained, other problems could have been asked. Methods are compared on the same
-problems and seeds, so that what makes a problem hard cancels out.
+problems and seeds, so that what makes a problem hard cancels out. An interval of one seed says nothing of other seeds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,18 @@ class Resampling:
     @classmethod
     def draw(cls, seeds: int, problems: int, resamples: int = RESAMPLES, seed: int = 0) -> "Resampling":
         """Deterministic in its arguments."""
+        return cls.draw_sets(seeds, [problems], resamples, seed)[0]
+
+    @classmethod
+    def draw_sets(
+        cls, seeds: int, problems: Sequence[int], resamples: int = RESAMPLES, seed: int = 0
+    ) -> list["Resampling"]:
+        """One a set of problems: the same seeds, since a policy is evaluated on all sets, and problems of its own."""
         generator = np.random.default_rng(seed)
-        drawn = (generator.multinomial(count, np.full(count, 1 / count), resamples) for count in (seeds, problems))
-        return cls(*drawn)
+        drawn, *by_set = (
+            generator.multinomial(count, np.full(count, 1 / count), resamples) for count in (seeds, *problems)
+        )
+        return [cls(drawn, of_set) for of_set in by_set]
 
     def means(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """The mean of a matrix [seeds, problems] over each sample, shape [resamples]."""
@@ -56,17 +66,17 @@ def solved_by(solved_at: SolvedAt, k: int) -> npt.NDArray[np.float64]:
 
 def estimate_multi_at(solved_at: SolvedAt, k: int, resampling: Resampling) -> Estimate:
     """multi@k of one method."""
-    return _estimate(solved_by(solved_at, k), resampling)
+    return _estimate([solved_by(solved_at, k)], [resampling])
 
 
 def estimate_difference(one: SolvedAt, other: SolvedAt, k: int, resampling: Resampling) -> Estimate:
-    """multi@k of `one` less that of `other`, paired by problem and seed.
+    """multi@k of `one` less that of `other`; row by row the same seed, column by column the same problem."""
+    return _estimate([solved_by(one, k) - solved_by(other, k)], [resampling])
 
-    A method without seeds of its own (the base, decoded greedily) is one row and is paired with every seed.
-    """
-    rows = max(len(one), len(other))
-    paired = solved_by(_repeat(one, rows), k) - solved_by(_repeat(other, rows), k)
-    return _estimate(paired, resampling)
+
+def estimate_average(sets: Sequence[npt.NDArray[np.float64]]) -> Estimate:
+    """The mean over sets of problems of each set's mean; all matrices [seeds, problems] have the same seeds."""
+    return _estimate(sets, Resampling.draw_sets(len(sets[0]), [values.shape[1] for values in sets]))
 
 
 def correction_rates(solved_at: SolvedAt, max_turns: int) -> list[float]:
@@ -80,10 +90,7 @@ def correction_rates(solved_at: SolvedAt, max_turns: int) -> list[float]:
     return rates
 
 
-def _repeat(solved_at: SolvedAt, rows: int) -> SolvedAt:
-    return np.repeat(solved_at, rows, axis=0) if len(solved_at) == 1 else solved_at
-
-
-def _estimate(values: npt.NDArray[np.float64], resampling: Resampling) -> Estimate:
-    low, high = np.percentile(resampling.means(values), _LEVEL)
-    return Estimate(mean=float(values.mean()), low=float(low), high=float(high))
+def _estimate(sets: Sequence[npt.NDArray[np.float64]], resamplings: Sequence[Resampling]) -> Estimate:
+    means = np.mean([one.means(values) for one, values in zip(resamplings, sets, strict=True)], axis=0)
+    low, high = np.percentile(means, _LEVEL)
+    return Estimate(mean=float(np.mean([values.mean() for values in sets])), low=float(low), high=float(high))

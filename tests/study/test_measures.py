@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli.study.measures import Policy, compare
+from cli.study.measures import Policy, average, compare
 from services.rollout.outcomes import Outcomes
 from shared.outcomes import PartOutcomes
 from shared.trajectory import Ending
@@ -61,7 +61,45 @@ def test_methods_are_compared_on_the_seeds_that_both_have() -> None:
     ]
     (difference,) = compare(policies, TURNS).differences
     assert difference.multi_at[0].mean == 1
+    assert (difference.seeds, difference.multi_at_by_seed) == ([1], [[1] * TURNS])
     assert compare(policies[1:3], TURNS).differences == []
+
+
+def test_each_method_is_compared_with_base_sft_5turn_and_drift_and_each_pair_once() -> None:
+    methods = ("drift", "base", "drift_refresh", "sft_5turn")
+    made = [policy(name, None if name == "base" else 1, [place, 0]) for place, name in enumerate(methods)]
+    pairs = [(one.method, one.other) for one in compare(made, TURNS).differences]
+    assert sorted(pairs) == [
+        ("drift", "base"), ("drift", "sft_5turn"), ("drift_refresh", "base"), ("drift_refresh", "drift"),
+        ("drift_refresh", "sft_5turn"), ("sft_5turn", "base"),
+    ]  # fmt: skip
+
+
+@settings(max_examples=10)
+@given(st.lists(rows, min_size=4, max_size=4), st.lists(rows, min_size=4, max_size=4))
+def test_the_average_is_the_mean_of_the_sets_and_its_difference_is_paired(
+    here: list[list[int | None]], there: list[list[int | None]]
+) -> None:
+    datasets = [
+        [
+            policy("base", None, solved[0]),
+            policy("sft_5turn", 1, solved[0]),
+            policy("sft_5turn", 2, solved[1]),
+            policy("drift", 1, solved[2]),
+            policy("drift", 2, solved[3]),
+            policy("drift_refresh", 3, solved[3]),
+        ]
+        for solved in (here, there)
+    ]
+    told = average(datasets, TURNS)
+    results = [compare(policies, TURNS) for policies in datasets]
+    for method, mean in told.methods.items():
+        assert mean.mean == pytest.approx(np.mean([one.methods[method].multi_at[-1] for one in results]))
+    # The refresh has no seed in common with SFT-5turn.
+    assert set(told.minus_sft_5turn) == {"drift"}
+    difference = told.minus_sft_5turn["drift"]
+    assert difference.mean == pytest.approx(told.methods["drift"].mean - told.methods["sft_5turn"].mean)
+    assert difference.low - 1e-9 <= difference.mean <= difference.high + 1e-9
 
 
 def test_distinct_answers_of_the_unsolved_are_told_apart() -> None:
