@@ -55,6 +55,15 @@ def test_every_size_up_to_the_recorded_one_and_every_beta_is_told() -> None:
     assert mixed == sorted(mixed)
 
 
+def test_a_size_that_the_first_rollouts_do_not_have_is_of_those_that_do() -> None:
+    parts = [Outcomes.of(make_groups(groups=groups, group_size=size)) for groups, size in ((5, 4), (3, 8), (2, 3))]
+    told = concentrate(parts, SPEC, [0.1], epsilon=0.3)
+    assert [(one.k, one.composition.complete) for one in told] == [(2, 10), (3, 2), (4, 5), (8, 3)]
+    assert {one.epsilon for one in told} == {0.3}
+    narrow = concentrate(parts, SPEC, [0.1])
+    assert sum(one.skipped_share for one in told) > sum(one.skipped_share for one in narrow)
+
+
 def test_siblings_that_fill_no_whole_group_are_dropped() -> None:
     outcomes = regroup(Outcomes.of(make_groups(groups=3, group_size=5)), 2)
     assert len(outcomes) == 3 * 4

@@ -69,9 +69,8 @@ def test_accuracy_over_steps_is_drawn_over_steps(results: Results) -> None:
     panel = draw_steps(points).axes[0]
     for line, turn in zip(panel.get_lines(), (0, -1), strict=True):
         assert np.asarray(line.get_xdata()).tolist() == [2, 4, 6]
-        assert np.asarray(line.get_ydata()).tolist() == pytest.approx(
-            [100 * p.measures["test.jsonl"].multi_at[turn] for p in points]
-        )
+        wanted = [100 * point.measures["test.jsonl"].multi_at[turn] for point in points]
+        assert np.asarray(line.get_ydata()).tolist() == pytest.approx(wanted)
 
 
 def test_times_are_drawn_by_turn_budget_with_what_is_skipped_and_on_what(results: Results, folder: Path) -> None:
