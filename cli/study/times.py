@@ -1,6 +1,4 @@
-"""How long the policies took: each run, and medians over seeds, which one run that was stopped and gone on with moves
-little.
-"""
+"""How long the policies took: each run, and medians over seeds, which a stop of one of three runs moves little."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
