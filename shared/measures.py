@@ -36,6 +36,10 @@ class Evaluation(Correction):
     """Problems left out, since the verifier or the engine failed on them."""
     unparsable: float
     """Share of turns without a parsed answer."""
+    correction_interval: list[float] = [0.0, 1.0]
+    """95 % bootstrap interval [low, high] of `correction_rate`; what a study recorded without it knows nothing."""
+    solved_interval_at: list[list[float]] = []
+    """The same of each `solved_rate_at`."""
 
 
 class Composition(Schema):

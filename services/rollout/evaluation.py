@@ -6,8 +6,10 @@ and costs no reading of trajectories. Even the bootstrap needs no more than how 
 
 from collections.abc import Mapping
 from itertools import accumulate
+from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from shared.grading import Verdict
 from shared.measures import Evaluation, RolloutSummary
@@ -15,6 +17,16 @@ from shared.returns import count_answers
 from shared.trajectory import Trajectory
 
 _RESAMPLES = 1000
+
+Ints = npt.NDArray[np.int64]
+
+
+class Intervals(TypedDict):
+    """95 % percentile intervals, named as in `Evaluation`."""
+
+    interval: list[list[float]]
+    correction_interval: list[float]
+    solved_interval_at: list[list[float]]
 
 
 def count(trajectory: Trajectory) -> dict[str, float]:
@@ -65,7 +77,16 @@ def evaluate(
         distinct_answers=_ratio(sums.get("distinct", 0), n),
         distinct_answers_wrong=_ratio(sums.get("distinct_wrong", 0), n - solved[-1]),
         unparsable=_ratio(sums.get(f"verdict:{Verdict.UNPARSABLE}", 0), turns),
-        interval=_bootstrap(newly, n, seed),
+        **bound(_resample(newly, n, seed), np.full(_RESAMPLES, n)),
+    )
+
+
+def bound(solved: Ints, counted: Ints) -> Intervals:
+    """Intervals from resamples: those solved by each turn, (resamples, turns), and those counted, (resamples)."""
+    return Intervals(
+        interval=_bound(solved, counted),
+        correction_interval=_bound(solved[:, -1:] - solved[:, :1], counted - solved[:, 0])[0],
+        solved_interval_at=_bound(solved, solved[:, -1]),
     )
 
 
@@ -90,10 +111,15 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def _bootstrap(newly: list[int], n: int, seed: int) -> list[list[float]]:
-    """95 % percentile intervals of multi@k over resampled problems; a problem is the turn that solved it."""
-    if not n:
-        return [[0.0, 0.0] for _ in newly]
-    drawn = np.random.default_rng(seed).multinomial(n, np.array([*newly, n - sum(newly)]) / n, size=_RESAMPLES)
-    curves = np.cumsum(drawn[:, :-1], axis=1) / n
-    return np.quantile(curves, (0.025, 0.975), axis=0).T.tolist()
+def _resample(newly: list[int], n: int, seed: int) -> Ints:
+    """Problems solved by each turn, (resamples, turns); a problem is the turn that solved it."""
+    shares = np.array([*newly, n - sum(newly)]) / max(n, 1)
+    return np.cumsum(np.random.default_rng(seed).multinomial(n, shares, size=_RESAMPLES)[:, :-1], axis=1)
+
+
+def _bound(part: Ints, whole: Ints) -> list[list[float]]:
+    """Of part / whole, (resamples, measures) / (resamples), over the resamples in which it is defined."""
+    defined = whole > 0
+    if not defined.any():
+        return [[0.0, 0.0] for _ in range(part.shape[1])]
+    return np.quantile(part[defined] / whole[defined, None], (0.025, 0.975), axis=0).T.tolist()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,7 +86,12 @@ def test_the_interval_holds_the_measure_and_narrows_to_it_when_all_agree(
     drawn: list[tuple[list[str | None], int]],
 ) -> None:
     measured = measure([make_trajectory(wrong, solved_at) for wrong, solved_at in drawn])
-    for value, (low, high) in zip(measured.multi_at, measured.interval, strict=True):
+    bounded = [
+        *zip(measured.multi_at, measured.interval, strict=True),
+        *zip(measured.solved_rate_at, measured.solved_interval_at, strict=True),
+        (measured.correction_rate, measured.correction_interval),
+    ]
+    for value, (low, high) in bounded:
         assert low - 1e-9 <= value <= high + 1e-9
         if value in (0, 1):
             assert low == high == value
@@ -95,6 +101,18 @@ def test_a_trajectory_that_could_not_be_graded_is_left_out_and_counted() -> None
     spoiled = make_trajectory(["B"] * 5, 3).model_copy(update={"ending": "ungraded"})
     measured = measure([spoiled, make_trajectory(["B"] * 5, 1)])
     assert (measured.n, measured.ungraded, measured.multi_at[0]) == (1, 1, 1.0)
+
+
+def test_the_intervals_of_ratios_are_those_of_the_problems_resampled_one_by_one() -> None:
+    turns = np.repeat([1, 2, 5, MAX_TURNS + 1], [30, 20, 10, 40])
+    measured = measure([make_trajectory(["B"] * 5, int(turn)) for turn in turns])
+    drawn = np.random.default_rng(1).choice(turns, size=(4000, len(turns)))
+    solved = np.stack([(drawn <= turn).sum(axis=1) for turn in range(1, MAX_TURNS + 1)], axis=1)
+    corrected = (solved[:, -1] - solved[:, 0]) / (len(turns) - solved[:, 0])
+    assert measured.correction_interval == pytest.approx(np.quantile(corrected, (0.025, 0.975)), abs=0.02)
+    for place, bounds in enumerate(measured.solved_interval_at):
+        share = solved[:, place] / solved[:, -1]
+        assert bounds == pytest.approx(np.quantile(share, (0.025, 0.975)), abs=0.02)
 
 
 def test_no_problem_at_all_measures_zero() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import math
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -166,7 +167,13 @@ async def test_a_report_has_the_measures_with_intervals_and_reads_well(service: 
     report = await ask(service, job, "report")
     figures = report["rollouts"][0]["figures"]
     assert figures["trajectories"] == figures["total"] == K * len(PROBLEMS)
-    for (low, high), share in zip(report["rollouts"][0]["interval"], figures["measures"]["multi_at"], strict=True):
+    measures = figures["measures"]
+    bounded = [
+        *zip(measures["multi_at"], measures["interval"], strict=True),
+        *zip(measures["solved_rate_at"], measures["solved_interval_at"], strict=True),
+        (measures["correction_rate"], measures["correction_interval"]),
+    ]
+    for share, (low, high) in bounded:
         assert 0 <= low <= share <= high <= 1
     assert [one["measures"]["n"] for one in report["evaluations"]] == [2]
     assert [one["step"] for one in report["timings"]] == ["prepare", "evaluate", "rollout"]
@@ -174,10 +181,13 @@ async def test_a_report_has_the_measures_with_intervals_and_reads_well(service: 
         reply = await service.get(f"/v1/jobs/{job}/report{query}", headers={"Accept": accepted})
         assert reply.headers["content-type"].startswith("text/markdown")
         assert f"({job}): succeeded" in reply.text
+        assert re.search(r"\| correction rate \| [\d.]+ % \[[\d.]+, [\d.]+\] \|", reply.text)
         assert "| multi@3 |" in reply.text and "## Rollouts" in reply.text and "all wrong" in reply.text
     metrics = await ask(service, job, "metrics.json")
     assert [part["part"] for part in metrics["parts"]] == ["evaluate-0-0", "rollout-0"]
-    assert metrics["parts"][1] == figures
+    live = metrics["parts"][1]["measures"]
+    over_problems = {name: measures[name] for name in ("interval", "correction_interval", "solved_interval_at")}
+    assert metrics["parts"][1] | {"measures": live | over_problems} == figures
 
 
 async def test_an_export_holds_every_trajectory_once_in_each_format(

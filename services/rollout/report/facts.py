@@ -9,9 +9,10 @@ import asyncio
 import numpy as np
 
 from services.rollout.archive import Archive, Recorded
+from services.rollout.evaluation import Intervals, bound
 from services.rollout.jobs import Jobs
 from services.rollout.metrics import PartMetrics, measure_job
-from services.rollout.outcomes import Floats, Outcomes
+from services.rollout.outcomes import Outcomes
 from services.rollout.weights import EffectiveSize, Histogram, report_weights
 from shared.job import JobSpec
 from shared.measures import Composition
@@ -48,8 +49,6 @@ class RolloutReport(Schema):
     """One stage's rollouts."""
 
     figures: PartMetrics
-    interval: list[list[float]]
-    """Of each multi@k, over problems."""
     composition: Composition
     effective_sample_size: EffectiveSize | None
     """Under the job's own constants."""
@@ -112,28 +111,28 @@ async def gather_facts(jobs: Jobs, archive: Archive, job: str) -> JobReport:
     )
 
 
-def resample_problems(outcomes: Outcomes, max_turns: int, seed: int = 0) -> list[list[float]]:
-    """95 % percentile interval of the share of trajectories solved by each turn, over resampled groups.
+def resample_problems(outcomes: Outcomes, max_turns: int, seed: int = 0) -> Intervals:
+    """Intervals of the shares of trajectories, over resampled groups.
 
     Groups with the same numbers of solved trajectories are drawn as one, so that the cost does not grow with the job.
     """
     usable = outcomes.usable
     solved = np.stack([outcomes.success & (outcomes.turns <= turn) for turn in range(1, max_turns + 1)], axis=1)
     if not usable.any():
-        return [[0.0, 0.0] for _ in range(max_turns)]
+        return bound(np.zeros((1, max_turns), np.int64), np.zeros(1, np.int64))
     columns = np.concatenate([solved & usable[:, None], usable[:, None]], axis=1).astype(np.int64)
     patterns, counts = np.unique(np.add.reduceat(columns, outcomes.starts), axis=0, return_counts=True)
     groups = int(counts.sum())
     drawn = np.random.default_rng(seed).multinomial(groups, counts / groups, size=_RESAMPLES) @ patterns
-    shares: Floats = drawn[:, :-1] / np.maximum(drawn[:, -1:], 1)
-    return np.quantile(shares, (0.025, 0.975), axis=0).T.tolist()
+    return bound(drawn[:, :-1], drawn[:, -1])
 
 
 def _report_rollout(status: JobStatus, spec: JobSpec, figures: PartMetrics, recorded: Recorded) -> RolloutReport:
     weights = report_weights(status.id, recorded, spec.returns, spec.returns, examples=0)
+    intervals = resample_problems(recorded.outcomes, spec.protocol.max_turns)
+    measures = figures.measures.model_copy(update={**intervals})
     return RolloutReport(
-        figures=figures,
-        interval=resample_problems(recorded.outcomes, spec.protocol.max_turns),
+        figures=figures.model_copy(update={"measures": measures}),
         composition=weights.composition,
         effective_sample_size=weights.effective_sample_size,
         weights=weights.weights,

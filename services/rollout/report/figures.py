@@ -43,10 +43,7 @@ def _draw_rollouts(rollouts: Sequence[RolloutReport]) -> Iterator[Figure]:
     if not rollouts:
         return
     parts = [one.figures.part for one in rollouts]
-    measured = [
-        (one.figures.measures.policy, one.figures.measures.model_copy(update={"interval": one.interval}))
-        for one in rollouts
-    ]
+    measured = [(one.figures.measures.policy, one.figures.measures) for one in rollouts]
     yield Figure(draw_solved("rollouts", "Solved within k turns, in rollouts", measured), parts)
     yield Figure(draw_composition([(one.figures.measures.policy, one.composition) for one in rollouts]), parts)
     for one in rollouts:

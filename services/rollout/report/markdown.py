@@ -58,14 +58,14 @@ def _write_evaluations(report: JobReport) -> Iterator[str]:
     for parts in report.by_dataset():
         yield from (f"## Evaluation on {escape(parts[0].measures.dataset)}", "")
         yield from ("Greedy decoding; 95 % intervals over problems.", "")
-        yield from _compare(parts, [part.measures.interval for part in parts])
+        yield from _compare(parts)
 
 
 def _write_rollouts(rollouts: Sequence[RolloutReport]) -> Iterator[str]:
     if not rollouts:
         return
     yield from ("## Rollouts", "")
-    yield from _compare([one.figures for one in rollouts], [one.interval for one in rollouts])
+    yield from _compare([one.figures for one in rollouts])
     header = ["groups of", "complete", "all correct", "mixed", "all wrong", "spoiled", "mean ESS", "least ESS"]
     rows: list[list[str]] = []
     for one in rollouts:
@@ -77,17 +77,20 @@ def _write_rollouts(rollouts: Sequence[RolloutReport]) -> Iterator[str]:
     yield from write_table(header, rows)
 
 
-def _compare(parts: Sequence[PartMetrics], intervals: Sequence[list[list[float]]]) -> list[str]:
+def _compare(parts: Sequence[PartMetrics]) -> list[str]:
     measures = [part.measures for part in parts]
     turns = max(len(one.multi_at) for one in measures)
     rows = [
-        [f"multi@{turn + 1}", *(_with_interval(*one, turn) for one in zip(parts, intervals, strict=True))]
+        [f"multi@{turn + 1}", *(_with_interval(one.multi_at[turn], one.interval[turn]) for one in measures)]
         for turn in range(turns)
     ]
     rows += [
-        ["correction rate", *(percent(one.correction_rate) for one in measures)],
+        ["correction rate", *(_with_interval(one.correction_rate, one.correction_interval) for one in measures)],
         ["correction rate by turn", *(", ".join(map(percent, one.correction_rate_at[1:])) for one in measures)],
-        ["solved rate by turn", *(", ".join(map(percent, one.solved_rate_at)) for one in measures)],
+        [
+            "solved rate by turn",
+            *(", ".join(map(_with_interval, one.solved_rate_at, one.solved_interval_at)) for one in measures),
+        ],
         ["unique answers (U/A)", *(f"{one.unique_answers:.3f}" for one in measures)],
         ["distinct answers, all", *(f"{one.distinct_answers:.2f}" for one in measures)],
         ["distinct answers, wrong", *(f"{one.distinct_answers_wrong:.2f}" for one in measures)],
@@ -99,9 +102,9 @@ def _compare(parts: Sequence[PartMetrics], intervals: Sequence[list[list[float]]
     return write_table(["", *map(_link, parts)], rows)
 
 
-def _with_interval(part: PartMetrics, interval: list[list[float]], turn: int) -> str:
-    low, high = interval[turn]
-    return f"{percent(part.measures.multi_at[turn])} [{100 * low:.1f}, {100 * high:.1f}]"
+def _with_interval(share: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{percent(share)} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _write_trainings(trainings: Sequence[TrainingStatus]) -> Iterator[str]:

@@ -9,6 +9,7 @@ EVALUATION: dict[str, Any] = {
     "multi_at": [0.254, 0.344, 0.375], "correction_rate": 0.162, "correction_rate_at": [0.254, 0.12, 0.048],
     "solved_rate_at": [0.677, 0.917, 1.0], "unique_answers": 0.57, "distinct_answers": 1.4,
     "distinct_answers_wrong": 1.5, "unparsable": 0.048, "interval": [[0.2, 0.31], [0.29, 0.4], [0.32, 0.43]],
+    "correction_interval": [0.11, 0.22], "solved_interval_at": [[0.58, 0.77], [0.86, 0.97], [1.0, 1.0]],
 }  # fmt: skip
 ACCEPTED = {"id": JOB, "state": "queued"}
 STATUS: dict[str, Any] = {
@@ -107,7 +108,7 @@ REPORT: dict[str, Any] = {
     "id": JOB, "name": "arc", "state": "running", "error": None, "model": "drift", "base": "/models/smollm2",
     "checkpoint": None, "spec": SPEC, "problems": [128, 256], "skipped_rows": [0, 0], "skipped_reasons": [],
     "evaluations": [FIGURES],
-    "rollouts": [{"figures": FIGURES | {"part": "rollout-0", "phase": "rollout"}, "interval": [[0.2, 0.3]],
+    "rollouts": [{"figures": FIGURES | {"part": "rollout-0", "phase": "rollout"},
                   "composition": COMPOSITION, "effective_sample_size": SIZE,
                   "weights": {"edges": [0.0, 1.0, 8.0], "counts": [800, 224]},
                   "composition_at": [{"trajectories": 1, "all_correct": 0.25, "mixed": 0.0, "all_wrong": 0.75}],
