@@ -18,7 +18,7 @@ from services.rollout.problems.layout import AnswerLayout
 from services.rollout.problems.presets import get_preset, layout_of
 from services.rollout.problems.row import parse_problem
 from shared.errors import DatasetError
-from shared.job import DatasetSpec
+from shared.job import Columns, DatasetSpec
 from shared.trajectory import Problem
 
 _REASONS = 5
@@ -106,7 +106,7 @@ def _take(problems: Iterator[Problem], limit: int | None) -> Iterator[Problem]:
 
 def _parse(spec: DatasetSpec, data_root: Path, tally: Tally, on_row: OnRow) -> Iterator[Problem]:
     rows, layout = _open(spec, data_root)
-    columns = spec.columns
+    columns: Columns = spec.columns
     if spec.answer_form != "plain":
         layout = _layout_answer(spec)
         columns = {field: column for field, column in columns.items() if field not in ("answer", "choices")}
