@@ -2,13 +2,18 @@
 
 import gzip
 import json
+import random
+import tracemalloc
+from array import array
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from services.rollout.problems.dataset import count_problems, read_problems
+from services.rollout.problems.dataset import count_problems, draw, read_problems
 from shared.errors import DatasetError
 from shared.grading import MAX_TEXT
 from shared.job import DatasetSpec
@@ -43,6 +48,28 @@ def test_a_shuffle_is_a_function_of_its_seed_and_a_limit_takes_its_beginning(tmp
     assert ids(shuffle_seed=1) == whole
     assert len(set(ids(shuffle_seed=1, limit=7))) == 7
     assert ids(shuffle_seed=1, limit=7) == ids(shuffle_seed=1, limit=7)
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 9))
+@example(1_000, 80, 0)  # few of many: 80 are remembered, 90 are not
+@example(1_000, 90, 0)
+def test_a_shuffle_is_that_of_the_standard_library(total: int, count: int, seed: int) -> None:
+    count = min(count, total)
+    drawn = list(draw(array("Q", range(total)), count, random.Random(seed)))
+    assert drawn == random.Random(seed).sample(range(total), count)
+
+
+@pytest.mark.parametrize("count", [100_000, 30_000])
+def test_a_shuffle_takes_no_memory_beside_its_eight_bytes_a_row(count: int) -> None:
+    offsets = array("Q", range(0, 100_000_000, 1000))
+    tracemalloc.start()
+    try:
+        drawn = sum(1 for _ in draw(offsets, count, random.Random(1)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (drawn, len(offsets)) == (count, 100_000)
+    assert peak < 100_000
 
 
 @pytest.mark.parametrize(
