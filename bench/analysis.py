@@ -13,19 +13,20 @@
 
 With g_t and g_f the gradients of one group and n the number of groups in a batch of 128 trajectories:
 
-- `cosine` of E g_t and E g_f; `sample_cosine` of their means over these groups, noise and all;
-- `relative_squared_bias` |E g_t - E g_f|^2 / |E g_f|^2; below 0 where noise hides that there is hardly any;
+- `batch_cosine` of the means of g_t and of g_f over these groups, the noise that they share and all;
+- `expected_cosine` of E g_t and E g_f: null where noise drowns them, which takes more groups the more it drowns;
+- `bias_ratio` |E g_t - E g_f|^2 / (tr Cov g_f / n); below 0 where noise hides that there is hardly any;
 - `variance_ratio` tr Cov g_t / tr Cov g_f;
-- `error_ratio` (|E g_t - E g_f|^2 + tr Cov g_t / n) / (tr Cov g_f / n): below 1 terminal-only is the better estimate
-  of E g_f, and the condition of proposition 6 (eqs. 19, 20) holds.
+- `error_ratio`, the sum of these two: below 1 terminal-only has the smaller squared error as an estimate of E g_f over
+  a batch, and the condition of proposition 6 (eqs. 19, 20) holds.
 
-A squared mean over G groups holds tr Cov / G of noise; everything but `sample_cosine` is free of it.
+A squared mean over G groups holds tr Cov / G of noise; everything but `batch_cosine` is free of it.
 
 **KL**: mean of KL(policy || base), in nats, over the tokens of every response of recorded episodes, each in its own
 recorded context. Whose episodes these are the output says: with the base's, how far a policy moved where the base goes.
 
 Intervals are 95 %, by a jackknife over four blocks of groups or of episodes; null is what cannot be told from so few.
-Gradients are float32: memory is some 20 times the weights'.
+Gradients are float32: memory is some 22 times the weights'.
 """
 
 import argparse

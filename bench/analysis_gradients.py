@@ -41,7 +41,8 @@ def compare_turns(
 ) -> dict[str, dict[str, Figure]]:
     """Terminal-only against the others. From here on the model's output layer gives -log p."""
     model = SupervisedModel(base, torch.device("cpu"))
-    moments = gather((differentiate(model, group, returns) for group in groups), base.num_parameters())
+    gradients = torch.empty(len(ESTIMATORS), base.num_parameters())
+    moments = gather((differentiate(model, group, returns, gradients) for group in groups), base.num_parameters())
     batch_groups = BATCH / len(groups[0])
     return {
         other: jackknife(lambda kept, other=other: compare(moments, kept, other, batch_groups))
@@ -71,20 +72,21 @@ def split_group(group: Sequence[Trajectory], returns: ReturnSpec) -> tuple[list[
     return [example for example, _ in rows], torch.tensor([row for _, row in rows]).T
 
 
-def differentiate(model: SupervisedModel, group: Sequence[Trajectory], returns: ReturnSpec) -> Tensor:
-    """Each estimator's gradient of one group's mean loss, shape [estimators, weights]."""
+def differentiate(
+    model: SupervisedModel, group: Sequence[Trajectory], returns: ReturnSpec, gradients: Tensor
+) -> Tensor:
+    """Each estimator's gradient of one group's mean loss, shape [estimators, weights], written into `gradients`."""
     examples, coefficients = split_group(group, returns)
     nll = model.sum_nll(examples)
     weights = list(model.model.parameters())
-    gradients = torch.empty(len(ESTIMATORS), sum(one.numel() for one in weights))
     for gradient, row in zip(gradients, coefficients, strict=True):
-        found = torch.autograd.grad((row * nll).sum(), weights, retain_graph=True)
-        torch.cat([one.flatten() for one in found], out=gradient)
+        loss = (row * nll).sum()
+        torch.cat([one.flatten() for one in torch.autograd.grad(loss, weights, retain_graph=True)], out=gradient)
     return gradients
 
 
 def gather(gradients: Iterable[Tensor], weights: int) -> Moments:
-    """Group i, [estimators, weights], belongs to block i modulo the number of blocks."""
+    """Group i, [estimators, weights], belongs to block i modulo the number of blocks; all may be the same memory."""
     sums = torch.zeros(BLOCKS, len(ESTIMATORS), weights)
     within = torch.zeros(BLOCKS, len(ESTIMATORS), len(ESTIMATORS), dtype=torch.float64)
     counts = torch.zeros(BLOCKS, dtype=torch.float64)
@@ -112,14 +114,15 @@ def compare(moments: Moments, kept: Sequence[int], other: str, batch_groups: flo
     covariance = own / groups - expected
     pair = [0, ESTIMATORS.index(other)]
     (terminal, cross), (_, full) = expected[pair][:, pair].tolist()
-    bias = terminal - 2 * cross + full
     variance, variance_of_full = covariance.diagonal()[pair].tolist()
+    bias_ratio = divide((terminal - 2 * cross + full) * batch_groups, variance_of_full)
+    variance_ratio = divide(variance, variance_of_full)
     return {
-        "cosine": divide(cross, math.sqrt(max(terminal, 0) * max(full, 0))),
-        "sample_cosine": float(total[pair[0], pair[1]] / total.diagonal()[pair].prod().sqrt()),
-        "relative_squared_bias": divide(bias, full),
-        "variance_ratio": divide(variance, variance_of_full),
-        "error_ratio": divide(bias * batch_groups + variance, variance_of_full),
+        "batch_cosine": float(total[pair[0], pair[1]] / total.diagonal()[pair].prod().sqrt()),
+        "expected_cosine": divide(cross, math.sqrt(max(terminal, 0) * max(full, 0))),
+        "bias_ratio": bias_ratio,
+        "variance_ratio": variance_ratio,
+        "error_ratio": bias_ratio + variance_ratio,
     }
 
 
