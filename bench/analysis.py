@@ -169,8 +169,8 @@ def load(folder: str) -> PreTrainedModel:
 
 def parse_policy(text: str) -> tuple[str, str]:
     name, _, folder = text.partition("=")
-    if not name or not Path(folder, "config.json").is_file():
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER of a Hugging Face folder")
+    if not name or not folder or not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, a Hugging Face folder that is there")
     return name, folder
 
 
