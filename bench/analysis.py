@@ -1,4 +1,4 @@
-"""What training on the terminal response alone does to the gradient, and how far trained policies moved.
+"""What training on the terminal response alone and its weights do to the gradient, and how far policies moved.
 
     python -m bench.analysis --model BASE --rollouts RUNS/JOB/dataset/rollout-0 [--groups 16] [--beta 0.1 ...]
         [--policy NAME=EXPORT ... --contexts RUNS/JOB/dataset/evaluate-0-0 --episodes 64] [--json FILE]
@@ -10,6 +10,9 @@
   and terminal-only lacks is eq. 17, the gradients of the omitted turns.
 - `all_turns`, what the objective of that name trains (figure 3): one mean over the tokens of all turns. It also gives
   the terminal response a smaller share, hence the difference is not eq. 17 alone.
+
+A third, `uniform`, is what SFT-5turn trains: the terminal responses again, all of weight 1. Of it the cosines tell how
+much of DRIFT's direction the weights make, and the ratios what they cost in variance.
 
 With g_t and g_f the gradients of one group and n the number of groups in a batch of 128 trajectories:
 
@@ -26,7 +29,7 @@ A squared mean over G groups holds tr Cov / G of noise; everything but `batch_co
 recorded context. Whose episodes these are the output says: with the base's, how far a policy moved where the base goes.
 
 Intervals are 95 %, by a jackknife over four blocks of groups or of episodes; null is what cannot be told from so few.
-Gradients are float32: memory is some 22 times the weights'.
+Gradients are float32: memory is some 27 times the weights'.
 """
 
 import argparse

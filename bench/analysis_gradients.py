@@ -17,7 +17,7 @@ from services.trainer.population import Example, assign_weights
 from shared.returns import ReturnSpec
 from shared.trajectory import Trajectory
 
-ESTIMATORS = ("terminal", "all_turns", "full_trajectory")
+ESTIMATORS = ("terminal", "all_turns", "full_trajectory", "uniform")
 BATCH = 128
 """Trajectories of a batch, as in the paper."""
 STRETCH = 1 << 20
@@ -66,8 +66,8 @@ def split_group(group: Sequence[Trajectory], returns: ReturnSpec) -> tuple[list[
             start, count = len(turn.prompt_token_ids), len(turn.token_ids)
             sequence = turn.prompt_token_ids + turn.token_ids
             example = Example(trajectory=one.id, tokens=sequence, spans=[(start, start + count)], coefficient=1.0)
-            terminal = share / count if turn is one.turns[-1] else 0.0
-            rows.append((example, (terminal, share / tokens, share / count)))
+            last = float(turn is one.turns[-1])
+            rows.append((example, (last * share / count, share / tokens, share / count, last / count / len(group))))
     rows.sort(key=lambda row: row[0].tokens)
     return [example for example, _ in rows], torch.tensor([row for _, row in rows]).T
 

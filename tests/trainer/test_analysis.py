@@ -74,7 +74,9 @@ def log_p(model: LlamaForCausalLM, turn: Turn) -> Tensor:
     return model(input_ids=ids).logits[0, len(turn.prompt_token_ids) - 1 : -1].log_softmax(-1)
 
 
-@pytest.mark.parametrize(("estimator", "objective"), [("terminal", "drift"), ("all_turns", "all_turns")])
+@pytest.mark.parametrize(
+    ("estimator", "objective"), [("terminal", "drift"), ("all_turns", "all_turns"), ("uniform", "uniform")]
+)
 @pytest.mark.parametrize("returns", [RETURNS, ReturnSpec(beta=1.0, format_penalty=0)])
 def test_a_gradient_is_the_one_that_the_trainer_takes(
     estimator: str, objective: Objective, returns: ReturnSpec
@@ -103,7 +105,7 @@ def test_the_full_trajectory_adds_the_gradients_of_the_omitted_turns() -> None:
 def draw(groups: int, seed: int) -> Tensor:
     """Groups' gradients whose expectation is the same for all estimators, shape [groups, estimators, 50]."""
     noise = torch.randn(groups, len(ESTIMATORS), 50, generator=torch.Generator().manual_seed(seed))
-    return 0.3 + noise * torch.tensor([1.0, 2.0, 3.0])[:, None]
+    return 0.3 + noise * torch.tensor([1.0, 2.0, 3.0, 2.0])[:, None]
 
 
 def test_noise_is_not_taken_for_bias() -> None:
