@@ -25,6 +25,9 @@ With g_t and g_f the gradients of one group and n the number of groups in a batc
 
 A squared mean over G groups holds tr Cov / G of noise; everything but `batch_cosine` is free of it.
 
+**Endings**: by how a trajectory ended, the share of all trajectories of the part, which is the weight that SFT-5turn
+gives them, the share of DRIFT's weight, and how many of the last turns in each have a parsed answer.
+
 **KL**: mean of KL(policy || base), in nats, over the tokens of every response of recorded episodes, each in its own
 recorded context. Whose episodes these are the output says: with the base's, how far a policy moved where the base goes.
 
@@ -35,7 +38,7 @@ Gradients are float32: memory is some 27 times the weights'.
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -44,12 +47,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer's own entr
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from bench.analysis_gradients import compare_turns
-from bench.jackknife import BLOCKS, Figure, jackknife
-from services.trainer.population import cut_examples
+from bench.analysis_kl import has_response, measure_kl, read_episodes
+from bench.jackknife import BLOCKS, Figure
+from services.trainer.population import assign_weights
+from shared.grading import Verdict
 from shared.returns import ReturnSpec
 from shared.schema import Schema
 from shared.shards import read_part
@@ -68,11 +72,23 @@ class Source(Schema):
     """Of all responses."""
 
 
+class Endings(Schema):
+    """The trajectories that ended in one way; shares are of all."""
+
+    trajectories: float
+    weight: float
+    """DRIFT's."""
+    answered: float
+    """Of these: those whose last response has a parsed answer."""
+
+
 class Analysis(Schema):
     """What `--json` holds."""
 
     rollouts: Source
     returns: ReturnSpec
+    endings: dict[str, Endings]
+    """Of every group of the part that has weights."""
     gradients: dict[str, dict[str, Figure]]
     """Terminal-only against each of the other estimators."""
     contexts: Source | None
@@ -88,50 +104,24 @@ def read_groups(folder: Path, most: int) -> list[list[Trajectory]]:
     return list(islice(weighable, most))
 
 
-def read_episodes(folder: Path, most: int) -> list[Trajectory]:
-    """One of each group before a second of any, by the groups' numbers: never those that happened to end first."""
-    return sorted(filter(has_response, read_part(folder)), key=lambda one: (one.k, one.group))[:most]
-
-
-def has_response(trajectory: Trajectory) -> bool:
-    return any(turn.token_ids for turn in trajectory.turns)
-
-
-@torch.no_grad()
-def read_off(model: PreTrainedModel, episodes: Iterable[Trajectory]) -> Iterator[Tensor]:
-    """log p of each episode: of all responses' tokens over the vocabulary, shape [tokens, vocabulary].
-
-    Responses that reappear unchanged in the last context are read off one sequence with it, others off their own.
-    """
-    for episode in episodes:
-        rows: list[Tensor] = []
-        for example in cut_examples(episode, 1.0, "all_turns", sys.maxsize).examples:
-            places = [place - 1 for start, stop in example.spans for place in range(start, stop)]
-            ids = torch.tensor([example.tokens])
-            logits = model(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(places)).logits
-            rows.append(logits[0].log_softmax(-1))
-        yield torch.cat(rows)
-
-
-def measure_kl(
-    policies: Iterable[tuple[str, PreTrainedModel]], base: PreTrainedModel, episodes: Sequence[Trajectory]
-) -> dict[str, Figure]:
-    """Mean of KL(policy || base) over the tokens of the episodes' responses, in nats."""
-    reference = list(read_off(base, episodes))
-    tokens = torch.tensor([float(len(one)) for one in reference])
-    sums = {
-        name: torch.stack(
-            [(p.exp() * (p - q)).sum() for p, q in zip(read_off(policy, episodes), reference, strict=True)]
+def weigh_endings(groups: Sequence[Sequence[Trajectory]], returns: ReturnSpec) -> dict[str, Endings]:
+    """Solved at each turn, and not solved."""
+    found: dict[str, list[tuple[float, bool]]] = {}
+    for group in groups:
+        weights = assign_weights(group, "drift", returns)
+        for place, one in enumerate(group):
+            ending = f"solved at turn {len(one.turns)}" if one.success else "not solved"
+            answered = one.turns[-1].verdict is not Verdict.UNPARSABLE
+            found.setdefault(ending, []).append((weights[place], answered))
+    every = sum(map(len, groups))
+    return {
+        ending: Endings(
+            trajectories=len(members) / every,
+            weight=sum(weight for weight, _ in members) / every,
+            answered=sum(answered for _, answered in members) / len(members),
         )
-        for name, policy in policies
+        for ending, members in sorted(found.items(), reverse=True)
     }
-    blocks = torch.arange(len(episodes)) % BLOCKS
-
-    def estimate(kept: Sequence[int]) -> dict[str, float]:
-        taken = torch.isin(blocks, torch.tensor(list(kept)))
-        return {name: float(sum_[taken].sum() / tokens[taken].sum()) for name, sum_ in sums.items()}
-
-    return jackknife(estimate)
 
 
 def describe(trajectories: Sequence[Trajectory]) -> Source:
@@ -164,6 +154,10 @@ def show(analysis: Analysis) -> None:
             value, low, high = ("?" if bound is None else f"{bound:.4g}" for bound in (one.value, one.low, one.high))
             table.add_row(name, value, f"{low} to {high}")
         Console().print(table)
+    table = Table("ending", "% of trajectories", "% of DRIFT's weight", "% with an answer at the end")
+    for ending, one in analysis.endings.items():
+        table.add_row(ending, *(f"{100 * share:.1f}" for share in (one.trajectories, one.weight, one.answered)))
+    Console().print(table)
 
 
 def load(folder: str) -> PreTrainedModel:
@@ -194,7 +188,8 @@ def main() -> None:
     if len(dict(arguments.policy)) < len(arguments.policy):
         parser.error("--policy: a name is there twice")
     returns = ReturnSpec(**{name: getattr(arguments, name) for name in ReturnSpec.model_fields})
-    groups = read_groups(arguments.rollouts, arguments.groups)
+    every = read_groups(arguments.rollouts, sys.maxsize)
+    groups = every[: arguments.groups]
     if len(groups) < BLOCKS:
         parser.error(f"--groups: {len(groups)} groups with weights in {arguments.rollouts}, {BLOCKS} are needed")
     episodes = read_episodes(arguments.contexts, arguments.episodes) if arguments.contexts else []
@@ -207,6 +202,7 @@ def main() -> None:
         kl=measure_kl(policies, base, episodes) if episodes else {},
         rollouts=describe([one for group in groups for one in group]),
         returns=returns,
+        endings=weigh_endings(every, returns),
         gradients=compare_turns(base, groups, returns),  # last: it changes the base
     )
     show(analysis)

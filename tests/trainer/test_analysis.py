@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from bench.analysis import Analysis, main, measure_kl, read_episodes, read_groups
+from bench.analysis import Analysis, main, read_groups, weigh_endings
 from bench.analysis_gradients import ESTIMATORS, compare, differentiate, gather
+from bench.analysis_kl import measure_kl, read_episodes
 from bench.jackknife import BLOCKS, jackknife
 from services.trainer.loss import SupervisedModel, weighted
 from services.trainer.population import Population
@@ -168,6 +169,15 @@ def test_the_kl_is_the_mean_over_every_response_in_its_own_context() -> None:
     found = measure_kl([("same", base), ("other", policy)], base, episodes)
     assert found["same"].value == 0
     assert found["other"].value == pytest.approx(float(torch.cat(wanted).mean()), rel=1e-4)
+
+
+def test_endings_have_all_of_the_weight_and_the_soonest_successes_most_of_it() -> None:
+    found = weigh_endings([a_group()], ReturnSpec(repeat_penalty=0))
+    assert list(found) == ["solved at turn 3", "solved at turn 2", "solved at turn 1", "not solved"]
+    assert sum(one.weight for one in found.values()) == pytest.approx(1)
+    assert {one.trajectories for one in found.values()} == {0.25}
+    tilts = [math.exp(value / 0.1) for value in (0.81, 0.9, 1.0, 0.0)]
+    assert [one.weight for one in found.values()] == pytest.approx([tilt / sum(tilts) for tilt in tilts])
 
 
 def test_episodes_come_by_their_groups_and_not_as_they_ended(tmp_path: Path) -> None:
