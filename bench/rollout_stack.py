@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,11 @@ class Stack:
     def spend(self) -> float:
         """CPU seconds so far of this process and of all that was started and still runs."""
         families = [psutil.Process(keeper) for keeper in self.keepers]
-        every = [member for family in families for member in (family, *family.children(recursive=True))]
-        return time.process_time() + sum(sum(member.cpu_times()[:2]) for member in every)
+        spent = time.process_time()
+        for member in (member for family in families for member in (family, *family.children(recursive=True))):
+            with suppress(psutil.NoSuchProcess):  # a worker of the verifier may be replaced at any time
+                spent += sum(member.cpu_times()[:2])
+        return spent
 
     async def _look(self) -> None:
         """Both keep their peaks themselves."""

@@ -66,8 +66,6 @@ class Worker:
         self._high_water = high_water
         self._playing: dict[str, asyncio.Task[None]] = {}
         self._in_flight = 0
-        self._at_end = False
-        """Whether the groups that nobody plays yet would fill the engines no more than once."""
 
     async def run(self) -> None:
         """Work on whatever part is active, until cancelled."""
@@ -107,8 +105,7 @@ class Worker:
                     if await self._jobs.active() != part:
                         return
                     looked, left = clock(), part.groups - await desk.tickets.made() + await desk.tickets.waiting()
-                    self._at_end = left * part.group_size <= self._engines.capacity
-                    self._engines.line.shortest_first = self._at_end
+                    self._engines.line.shortest_first = left * part.group_size <= self._engines.capacity
                 if clock() - reclaimed > RECLAIM_S and (room := self._room(part)):
                     self._begin(desk, await desk.tickets.reclaim(self.name, room))
                     reclaimed = clock()
@@ -118,10 +115,10 @@ class Worker:
             await self._stop(desk.tickets)
 
     def _room(self, part: Part) -> int:
-        """Groups that may begin: none while nobody grades."""
+        """Groups that may begin: none while nobody grades, and at the end of a job all that are left."""
         if self._grader.away_s:
             return 0
-        most = self._engines.capacity * (2 if self._at_end else 1)
+        most = self._engines.capacity * (2 if self._engines.line.shortest_first else 1)
         return max(0, -(-(most - self._in_flight) // part.group_size))
 
     async def _fill(self, desk: _Desk) -> None:

@@ -19,7 +19,7 @@ class Line:
 
     def __init__(self) -> None:
         self.shortest_first = False
-        """Of those that join from now on."""
+        """Of those that join from now on: whether the job is at its end."""
         self._heaps: defaultdict[str, list[_Place]] = defaultdict(list)
         """By engine."""
         self._arrivals = itertools.count()
