@@ -48,19 +48,30 @@ def read_job(file: Path) -> str:
     """The job in a file as JSON, which the service checks. Raises `SpecError` for what is neither JSON nor YAML."""
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-        spec = yaml.safe_load(text)  # YAML holds JSON
     except OSError as error:
         raise SpecError(f"{file} cannot be read: {error.strerror}.", remedy="Name a JSON or YAML file.") from None
     except UnicodeDecodeError:
         raise SpecError(f"{file} is not UTF-8 text.", remedy="Name a JSON or YAML file.") from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"{file} is neither JSON nor YAML: {error}", remedy="`drift init` writes an example.") from None
+    spec = _parse(text, file)
     if not isinstance(spec, dict):
         raise SpecError(f"{file} holds no job.", remedy="Write an object; `drift init` writes an example.")
     try:
         return json.dumps(spec)
     except TypeError as error:
         raise SpecError(f"{file}: {error}.", remedy="Put dates and the like into quotes.") from None
+
+
+def _parse(text: str, file: Path) -> object:
+    """JSON first: YAML refuses the tabs that JSON may be indented with, and takes long over many problems."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        as_json = error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as as_yaml:
+        said = f"{file} is neither JSON nor YAML.\nAs JSON: {as_json}.\nAs YAML: {as_yaml}\n"
+        raise SpecError(said, remedy="`drift init` writes an example.") from None
 
 
 def list_jobs(

@@ -1,13 +1,15 @@
-"""The starter job file is a job, also with every comment taken away, and never overwrites one."""
+"""The starter job file is a job, also with every comment taken away, and never overwrites one; JSON is read, too."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from cli.commands.jobs import read_job
 from cli.job_file import write_job_file
-from shared.errors import Conflict
+from shared.errors import Conflict, SpecError
 from shared.job import JobSpec
 
 
@@ -34,3 +36,21 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
     with pytest.raises(Conflict):
         write_job_file(path)
     assert path.read_text() == "mine"
+
+
+def test_json_may_be_indented_with_tabs(tmp_path: Path) -> None:
+    spec = {"name": "mine", "dataset": {"path": "a.csv"}, "train": {"learning_rate": 5e-5}}
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(spec, indent="\t"))
+    assert json.loads(read_job(path)) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [('{\n\t"name": "mine"\n\t"train": {}\n}', "',' delimiter: line 3"), ("name: mine\ntrain: [", "line 2, column 9")],
+)
+def test_what_is_neither_json_nor_yaml_is_refused_with_the_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "job"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=f"neither JSON nor YAML(.|\n)*{said}"):
+        read_job(path)
