@@ -131,7 +131,9 @@ def reweight(
     repeat_penalty: Annotated[float | None, typer.Option("--lambda", help="Weight of repeated answers.")] = None,
     format_penalty: Annotated[float | None, typer.Option("--phi", help="Cost of a turn without an answer.")] = None,
     objective: Annotated[Objective, typer.Option(help="What to train on.")] = "drift",
-    train: Annotated[bool, typer.Option("--train", help="Train on these rollouts; without it, only report.")] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Report on the first stage's rollouts, and train on them.")
+    ] = False,
     watch_it: Annotated[bool, typer.Option("--watch", help="With --train: follow the training.")] = False,
     as_json: Json = False,
     url: Url = None,
@@ -141,6 +143,7 @@ def reweight(
     Example: drift reweight JOB --beta 0.2 --objective drift --train
     """
     asked = {"gamma": gamma, "beta": beta, "lambda": repeat_penalty, "phi": format_penalty, "objective": objective}
+    asked["stage"] = 0 if train else None  # `rollouts_of` trains on the first; absent is the last
     asked = {name: value for name, value in asked.items() if value is not None}
 
     async def weigh() -> tuple[bytes, str | None]:

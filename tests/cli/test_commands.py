@@ -1,5 +1,6 @@
 """The job commands against a running service, as a user types them."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -13,10 +14,14 @@ import pytest
 import yaml
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from cli.main import app
 from services.rollout.app import create_app
 from services.rollout.settings import RolloutSettings
+from shared import keys
+from shared.stream import connect
+from shared.trajectory import Trajectory
 from tests.fakes.engine import Serving
 from tests.rollout.client import PROBLEMS
 
@@ -35,6 +40,13 @@ def drift(*arguments: str, cwd: Path, given: str | None = None) -> "subprocess.C
         [sys.executable, "-m", "cli.main", *arguments],
         cwd=cwd, input=given, capture_output=True, text=True, timeout=120, env=environment, check=False,
     )  # fmt: skip
+
+
+def drift_here(*arguments: str, given: str | None = None) -> str:
+    """What a command that succeeds says on standard output; without a process of its own."""
+    ended = CliRunner().invoke(app, arguments, input=given, catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    return ended.stdout
 
 
 @pytest.mark.slow
@@ -77,6 +89,27 @@ def test_a_job_goes_from_a_yaml_file_to_its_export_and_to_another_training(url: 
         assert time.monotonic() < deadline
     assert drift("cancel", other, "--url", url, cwd=tmp_path).returncode == 0
     assert drift("watch", other, "--url", url, cwd=tmp_path).returncode == 1
+
+
+async def roll_out_again(redis_url: str, job: str) -> None:
+    """Leave what a second stage does: trajectories of the policy that the first has trained."""
+    redis = connect(redis_url)
+    for _, fields in await redis.xrange(keys.trajectories(job)) or []:
+        first = Trajectory.model_validate_json((fields or {})["trajectory"])
+        second = first.model_copy(update={"stage": 1, "policy": "stage-1"})
+        await redis.xadd(keys.trajectories(job), {"trajectory": second.model_dump_json()})
+    await redis.aclose()
+
+
+def test_reweight_reports_on_the_last_stage_and_before_a_training_on_the_first_which_it_trains_on(
+    url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = json.dumps({"dataset": {"problems": PROBLEMS[:2]}, "sampling": {"trajectories": 2}})
+    job = json.loads(drift_here("submit", "-", "--watch", "--json", "--url", url, given=spec).splitlines()[0])["id"]
+    asyncio.run(roll_out_again(redis_url, job))
+    for options, part in [((), "rollout-1"), (("--train",), "rollout-0")]:
+        assert json.loads(drift_here("reweight", job, "--json", "--url", url, *options))["weights"]["part"] == part
 
 
 @pytest.mark.slow
