@@ -108,6 +108,8 @@ class Conductor:
                 conducted[status.id] = asyncio.create_task(self._take_through(status, token))
                 conducted[status.id].add_done_callback(lambda _: self._jobs.bell.ring())
                 idle = False
+            elif status.state is State.PAUSED:  # resumed, behind another
+                await self._jobs.write(status.model_copy(update={"state": State.QUEUED}), token)
 
     async def _take_through(self, status: JobStatus, token: int) -> None:
         """From wherever the job stands to its end, or to the next interruption by the user."""

@@ -222,6 +222,22 @@ async def test_a_paused_job_rests_until_it_is_resumed(service: httpx.AsyncClient
     assert (await service.post(f"/v1/jobs/{job}/resume")).status_code == 409
 
 
+async def test_a_job_that_is_resumed_behind_another_is_queued_and_can_be_paused_again(
+    service: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    slow_down_after_the_probe(engine)
+    first, second = await submit(service), await submit(service)
+    await until(service, first, lambda status: status.phase == "rollout")
+    for _ in range(2):
+        await service.post(f"/v1/jobs/{second}/pause")
+        await until(service, second, lambda status: status.state is State.PAUSED, 30)
+        assert (await service.post(f"/v1/jobs/{second}/resume")).status_code == 202
+        await until(service, second, lambda status: status.state is State.QUEUED, 30)
+    for job in (first, second):
+        await service.delete(f"/v1/jobs/{job}")
+        await finish(service, job)
+
+
 async def test_a_job_whose_training_fails_says_why(service: httpx.AsyncClient, redis: Redis) -> None:
     job = await submit(service, train={"steps": 3})
     await until(service, job, lambda status: status.phase == "train")
