@@ -11,17 +11,22 @@ from shared.grading import Verdict
 from shared.schema import Schema
 from shared.trajectory import Trajectory, Turn
 
+Gamma = Annotated[float, Field(gt=0, le=1)]
+Beta = Annotated[float, Field(gt=0, le=1000)]
+Penalty = Annotated[float, Field(ge=0, le=1000)]
+"""lambda or phi."""
+
 
 class ReturnSpec(Schema):
     """The constants of the return and of its weight."""
 
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gamma: Gamma = 0.9
     """Discount for each further turn."""
-    beta: Annotated[float, Field(gt=0, le=1000)] = 0.1
+    beta: Beta = 0.1
     """Temperature of the tilt exp(R / beta)."""
-    repeat_penalty: Annotated[float, Field(ge=0, le=1000)] = 0.5
+    repeat_penalty: Penalty = 0.5
     """lambda: weight of the repeated-answers term."""
-    format_penalty: Annotated[float, Field(ge=0, le=1000)] = 0.1
+    format_penalty: Penalty = 0.1
     """phi: cost of each turn without a parsed answer; in the authors' script, not in the paper. 0 is the paper."""
 
 

@@ -122,6 +122,7 @@ def test_what_a_user_has_to_mend_is_said_and_ends_with_2(url: str, tmp_path: Pat
         (("show", "20260101-000000-abcdef"), None, "There is no job"),
         (("export", "20260101-000000-abcdef"), None, "There is no job"),
         (("reweight", "20260101-000000-abcdef"), None, "There is no job"),
+        (("reweight", "20260101-000000-abcdef", "--beta", "5000", "--train"), None, "beta: Input should be less"),
     ]:
         ended = drift(*arguments, "--url", url, cwd=tmp_path, given=given)
         assert (ended.returncode, said in ended.stderr) == (2, True), f"{arguments}: {ended.stderr}"

@@ -25,6 +25,15 @@ async def test_the_what_if_panel_takes_the_jobs_own_constants_whatever_they_are(
     assert (await service.get(f"/jobs/{job}/what-if", params=asked)).status_code == 200
 
 
+async def test_a_constant_that_no_job_may_have_is_refused_by_name(service: httpx.AsyncClient) -> None:
+    job = await submit(service)
+    for name in ("gamma", "beta", "lambda", "phi"):
+        asked = {"gamma": 0.9, "beta": 0.1, "lambda": 0.5, "phi": 0.1} | {name: 5000}
+        for route in (f"/jobs/{job}/what-if", f"/v1/jobs/{job}/weights"):
+            reply = await service.get(route, params=asked)
+            assert (reply.status_code, f"{name}: " in reply.json()["detail"]) == (422, True), f"{route}: {reply.text}"
+
+
 def test_the_gain_is_of_one_set_even_where_two_have_the_same_name() -> None:
     def evaluation(policy: str, stage: int, solved: float) -> Evaluation:
         return Evaluation(

@@ -11,7 +11,7 @@ from services.rollout.chart import Chart, Series, draw_histogram
 from services.rollout.dashboard.rendering import TEMPLATES
 from services.rollout.jobs import Jobs
 from services.rollout.weights import WeightReport, report_weights
-from shared.returns import ReturnSpec
+from shared.returns import Beta, Gamma, Penalty, ReturnSpec
 from shared.training import Objective
 
 
@@ -23,10 +23,10 @@ def build_what_if(jobs: Jobs, archive: Archive) -> APIRouter:
     async def show(
         request: Request,
         job: str,
-        gamma: Annotated[float, Query(gt=0, le=1)],
-        beta: Annotated[float, Query(gt=0)],
-        repeat_penalty: Annotated[float, Query(alias="lambda", ge=0)],
-        format_penalty: Annotated[float, Query(alias="phi", ge=0)],
+        gamma: Gamma,
+        beta: Beta,
+        repeat_penalty: Annotated[Penalty, Query(alias="lambda")],
+        format_penalty: Annotated[Penalty, Query(alias="phi")],
         objective: Objective = "drift",
     ) -> Response:
         spec = await jobs.spec(job)

@@ -21,7 +21,7 @@ from services.rollout.routes.jobs import JobPath
 from services.rollout.weights import WeightReport, report_weights
 from shared.errors import NotFound
 from shared.outcomes import PartOutcomes
-from shared.returns import ReturnSpec
+from shared.returns import Beta, Gamma, Penalty, ReturnSpec
 from shared.schema import Schema
 from shared.training import Objective
 
@@ -39,10 +39,10 @@ class Page(Filter):
 class WhatIf(Schema):
     """Constants to weigh with; those left out are the job's own."""
 
-    gamma: Annotated[float | None, Field(gt=0, le=1, examples=[0.9])] = None
-    beta: Annotated[float | None, Field(ge=1e-6, le=1e6, examples=[0.2])] = None
-    repeat_penalty: Annotated[float | None, Field(ge=0, le=1e6, alias="lambda", examples=[0.5])] = None
-    format_penalty: Annotated[float | None, Field(ge=0, le=1e6, alias="phi", examples=[0.1])] = None
+    gamma: Annotated[Gamma | None, Field(examples=[0.9])] = None
+    beta: Annotated[Beta | None, Field(examples=[0.2])] = None
+    repeat_penalty: Annotated[Penalty | None, Field(alias="lambda", examples=[0.5])] = None
+    format_penalty: Annotated[Penalty | None, Field(alias="phi", examples=[0.1])] = None
     objective: Objective = "drift"
     all_wrong: Literal["keep", "drop"] = "keep"
     """Groups without a success."""
