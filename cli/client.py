@@ -14,7 +14,7 @@ from shared.errors import DriftError, Unavailable
 from shared.job import JobSpec
 from shared.outcomes import PartOutcomes
 from shared.schema import Schema
-from shared.status import JobStatus
+from shared.status import JobStatus, State
 
 TIMEOUT_S = 60.0
 WORDLESS_S = 45.0
@@ -85,9 +85,10 @@ class JobClient:
             raise Unanswered(error.message, remedy=remedy) from None
         return _Accepted.model_validate_json(reply.content).id
 
-    async def list(self, limit: int = 100) -> list[JobStatus]:
-        """The newest jobs, the newest first."""
-        return _JobList.model_validate_json((await self._ask("GET", f"/v1/jobs?limit={limit}")).content).jobs
+    async def list(self, limit: int = 100, state: State | None = None) -> list[JobStatus]:
+        """The newest jobs, or the newest in one state, the newest first."""
+        asked = urlencode({"limit": limit} | ({"state": state} if state else {}))
+        return _JobList.model_validate_json((await self._ask("GET", f"/v1/jobs?{asked}")).content).jobs
 
     async def get(self, job: str) -> JobStatus:
         """One job."""

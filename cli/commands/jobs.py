@@ -76,17 +76,18 @@ def _parse(text: str, file: Path) -> object:
 
 def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Most jobs shown.")] = 20,
+    state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
     """List the newest jobs.
 
-    Example: drift jobs --limit 5
+    Example: drift jobs --state running
     """
 
     async def ask() -> list[JobStatus]:
         async with open_jobs(url) as jobs:
-            return await jobs.list(limit)
+            return await jobs.list(limit, state)
 
     found = run(ask())
     if as_json:

@@ -23,6 +23,8 @@ Command = Literal["cancel", "pause"]
 
 MAX_EVENTS = 2_000
 IDEMPOTENCY_S = 7 * 24 * 3600
+_LOOK = 200
+"""Statuses that are read at once in search of a state."""
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 log = get_logger(__name__)
 _ADVANCE = (Path(shared.__file__).with_name("advance.lua")).read_text()
@@ -111,15 +113,34 @@ class Jobs:
             raise NotFound(f"There is no job {job[:64]!r}.", remedy="GET /v1/jobs lists them.")
         return str(found)
 
-    async def recent(self, limit: int = 100, before: str | None = None) -> list[JobStatus]:
-        """The newest first; those older than the job `before`. Raises `NotFound` where there is no such job."""
-        first = 0
-        if before is not None:
-            rank = await self._redis.zrevrank(keys.JOBS, before)
-            if rank is None:
-                raise NotFound(f"There is no job {before[:64]!r}.", remedy="Pass the last page's `next`.")
-            first = cast(int, rank) + 1
-        return await self._read(await self._redis.zrevrange(keys.JOBS, first, first + limit - 1))
+    async def recent(self, limit: int = 100, before: str | None = None, state: State | None = None) -> list[JobStatus]:
+        """The newest first; those older than the job `before`, and of one state where it is given.
+
+        Raises `NotFound` where there is no job `before`.
+        """
+        if state is not None and not state.final:  # they are few, however many are over
+            last = await self.get(before) if before is not None else None
+            older = [
+                status
+                for status in reversed(await self.unfinished())
+                if status.state is state and (last is None or (status.created, status.id) < (last.created, last.id))
+            ]
+            return older[:limit]
+        found: list[JobStatus] = []
+        count, more = limit if state is None else _LOOK, True
+        while more and len(found) < limit:
+            first = 0 if before is None else await self._rank(before) + 1
+            names = await self._redis.zrevrange(keys.JOBS, first, first + count - 1)
+            found += [status for status in await self._read(names) if state in (None, status.state)]
+            more = len(names) == count
+            before = str(names[-1]) if names else before
+        return found[:limit]
+
+    async def _rank(self, job: str) -> int:
+        rank = await self._redis.zrevrank(keys.JOBS, job)
+        if rank is None:
+            raise NotFound(f"There is no job {job[:64]!r}.", remedy="Pass the last page's `next`.")
+        return cast(int, rank)
 
     async def unfinished(self) -> list[JobStatus]:
         """The oldest first."""

@@ -13,6 +13,7 @@ from cli.client import ApiError, JobClient, Unanswered
 from cli.ports import is_free
 from shared.errors import Unavailable
 from shared.job import DatasetSpec, JobSpec
+from shared.status import State
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -57,6 +58,18 @@ async def test_a_submission_that_was_never_sent_names_no_key() -> None:
 async def test_the_token_is_sent() -> None:
     async with JobClient.open("http://127.0.0.1:1", "secret") as jobs:
         assert jobs._http.headers["Authorization"] == "Bearer secret"
+
+
+async def test_jobs_are_asked_for_by_number_and_state() -> None:
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url.query, "ascii"))
+        return httpx.Response(200, json={"jobs": [], "next": None})
+
+    await client(handler).list()
+    await client(handler).list(5, State.RUNNING)
+    assert asked == ["limit=100", "limit=5&state=running"]
 
 
 async def test_a_refusal_carries_the_services_detail_and_remedy() -> None:

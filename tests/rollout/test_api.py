@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
+from services.rollout import jobs
 from services.rollout.app import create_app
 from services.rollout.engines.observation import EngineList
 from services.rollout.metrics import JobMetrics
@@ -18,8 +19,9 @@ from services.rollout.routes.presets import PresetList
 from services.rollout.settings import RolloutSettings
 from services.rollout.weights import WeightReport
 from shared.job import JobSpec
-from shared.status import JobStatus
-from tests.rollout.client import PROBLEMS, finish, submit
+from shared.status import JobStatus, State
+from tests.fakes.engine import FakeEngine
+from tests.rollout.client import PROBLEMS, finish, submit, until
 
 NOBODY = "20260101-000000-abcdef"
 
@@ -125,18 +127,48 @@ async def test_wrong_parameters_are_named(service: httpx.AsyncClient) -> None:
     assert (wrong_method.status_code, wrong_method.json()["status"]) == (405, 405)
 
 
-async def test_jobs_are_listed_page_by_page(service: httpx.AsyncClient) -> None:
-    made = [await submit(service, dataset={"problems": PROBLEMS[:1]}) for _ in range(5)]
+async def read_pages(service: httpx.AsyncClient, **asked: str) -> list[str]:
+    """The ids of the jobs on all pages of two."""
     seen: list[str] = []
     before: str | None = None
     while True:
-        params = {"limit": 2} | ({"before": before} if before else {})
+        params = {"limit": 2, **asked} | ({"before": before} if before else {})
         page = (await service.get("/v1/jobs", params=params)).raise_for_status().json()
+        assert len(page["jobs"]) == 2 or page["next"] is None
         seen += [job["id"] for job in page["jobs"]]
         before = page["next"]
         if before is None:
-            break
-    assert seen == made[::-1]
+            return seen
+
+
+async def test_jobs_are_listed_page_by_page(service: httpx.AsyncClient) -> None:
+    made = [await submit(service, dataset={"problems": PROBLEMS[:1]}) for _ in range(5)]
+    assert await read_pages(service) == made[::-1]
+
+
+async def test_jobs_of_one_state_are_found_among_all_others_page_by_page(
+    service: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_LOOK", 2)  # as if there were more than are read at once
+    engine.latency_s = 3600
+    made = [await submit(service) for _ in range(9)]
+    await until(service, made[0], lambda status: status.state is State.RUNNING)
+    cancelled = [made[place] for place in (1, 4, 5, 7)]
+    for job in cancelled:
+        await service.delete(f"/v1/jobs/{job}")
+        await finish(service, job)
+    queued = [job for job in made[1:] if job not in cancelled]
+    for state, wanted in {"cancelled": cancelled, "queued": queued, "running": made[:1], "failed": []}.items():
+        assert await read_pages(service, state=state) == wanted[::-1], state
+    assert await read_pages(service, state="queued", before=made[5]) == [made[3], made[2]]
+    for asked, status, named in [
+        ({"state": "lazy"}, 422, "state"),
+        ({"stat": "queued"}, 422, "stat"),
+        ({"state": "queued", "before": NOBODY}, 404, NOBODY),
+        ({"state": "failed", "before": NOBODY}, 404, NOBODY),
+    ]:
+        reply = await service.get("/v1/jobs", params=asked)
+        assert (reply.status_code, named in reply.json()["detail"]) == (status, True), f"{asked}: {reply.text}"
 
 
 async def test_presets_are_listed_with_where_they_come_from(service: httpx.AsyncClient) -> None:

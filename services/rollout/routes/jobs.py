@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
+from pydantic import Field
 from redis.asyncio import Redis
 
 from services.rollout.events import check_event_id, follow
@@ -23,6 +24,16 @@ class Accepted(Schema):
 
     id: str
     state: State
+
+
+class JobQuery(Schema):
+    """Which jobs, and where to go on."""
+
+    state: Annotated[State | None, Field(examples=["running"])] = None
+    """Absent: all."""
+    before: Annotated[str | None, Field(max_length=64, examples=[examples.JOB])] = None
+    """The last page's `next`."""
+    limit: Annotated[int, Field(ge=1, le=1000, examples=[20])] = 100
 
 
 class JobList(Schema):
@@ -56,13 +67,10 @@ def build_job_routes(jobs: Jobs, intake: Intake, redis: Redis) -> APIRouter:
         return Accepted(id=status.id, state=status.state)
 
     @router.get("", responses=give({"jobs": [examples.STATUS], "next": None}))
-    async def list_jobs(
-        limit: Annotated[int, Query(ge=1, le=1000, examples=[20])] = 100,
-        before: Annotated[str | None, Query(max_length=64, examples=[examples.JOB])] = None,
-    ) -> JobList:
+    async def list_jobs(page: Annotated[JobQuery, Query()]) -> JobList:
         """The newest jobs, page by page."""
-        found = await jobs.recent(limit + 1, before)
-        return JobList(jobs=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+        found = await jobs.recent(page.limit + 1, page.before, page.state)
+        return JobList(jobs=found[: page.limit], next=found[page.limit - 1].id if len(found) > page.limit else None)
 
     @router.get("/{job}", responses=give(examples.STATUS))
     async def show(job: JobPath) -> JobStatus:
