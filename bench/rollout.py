@@ -6,12 +6,14 @@ Every part runs the real service, a real Valkey with AOF, the real verifier and 
 
 engine    a real vLLM on this machine and the small model; GSM8K where ../shared/data has it, else sums in words; three
           turns of up to 256 tokens. Tokens a second by the engine's own counters, warmed up first, its prefix cache
-          emptied in between:
+          emptied in between; means of two rounds, the second in the opposite order. With 16 slots, where a step of two
+          cores costs little more with all of them than with half, as a GPU's does; and with 64 (`.._64_slots`), where
+          it costs in proportion, so that a slot that waits costs nothing:
             engine_ratio              the service over the same problems played by a bare client, with as many episodes
                                       of each number of turns as the service's had, alone with the engine and always
                                       with more requests there than it has slots; both outside the tail
-            barrier_speedup           the service over chunks of as many trajectories as the engine has slots (64)
-                                      that wait for each other at every turn; both from the first request to the
+            barrier_speedup           the service over chunks of as many trajectories as the engine has slots,
+                                      which wait for each other at every turn; both from the first request to the
                                       last answer
 long-tail a scripted engine of 256 slots, lengths log-normal up to 8,192 tokens, time-scaled:
             barrier_speedup_long_tail the same, chunks of 256
@@ -32,8 +34,8 @@ import argparse
 import asyncio
 import json
 import statistics
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -53,10 +55,8 @@ console = Console()
 class Size:
     """How much is measured."""
 
-    slots: int = 64
-    """Of the real engine."""
-    trajectories: int = 192
-    """There."""
+    engine: Mapping[int, int] = field(default_factory=lambda: {16: 96, 64: 192})
+    """Slots of the real engine -> trajectories there; the first have the figures without a number in their name."""
     long_tail: int = 2048
     turns: int = 12_000
     """For each number in flight."""
@@ -139,6 +139,16 @@ async def measure_service(size: Size) -> Figures:
     return {"turns_per_s": max(speed.values()), "p99_overhead_ms": overhead}
 
 
+async def measure_engines(size: Size) -> Figures:
+    """The part `engine`."""
+    figures: Figures = {}
+    for slots, trajectories in size.engine.items():
+        name = f"_{slots}_slots" if figures else ""
+        ratio, speedup = await measure_engine(slots, trajectories)
+        figures |= {f"engine_ratio{name}": ratio, f"barrier_speedup{name}": speedup}
+    return figures
+
+
 async def measure_growth(size: Size) -> Figures:
     """The part `growth`."""
     cost: dict[int, float] = {}
@@ -168,7 +178,7 @@ async def measure_growth(size: Size) -> Figures:
 
 
 PARTS: dict[str, Callable[[Size], Awaitable[Figures]]] = {
-    "engine": lambda size: measure_engine(size.slots, size.trajectories),
+    "engine": measure_engines,
     "long-tail": lambda size: measure_long_tail(size.long_tail),
     "service": measure_service,
     "growth": measure_growth,
@@ -195,7 +205,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     size = Size()
     if arguments.quick:
-        size = Size(slots=32, trajectories=64, long_tail=1024, turns=6_000, jobs=(1_000, 10_000))
+        size = Size(engine={16: 48}, long_tail=1024, turns=6_000, jobs=(1_000, 10_000))
     if arguments.full:
         size = replace(size, jobs=(*size.jobs, 1_000_000))
     figures = asyncio.run(measure(arguments.parts or PARTS, size))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import geometric_mean
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +28,8 @@ from shared.trajectory import Problem
 from shared.verifier_client import VerifierClient
 
 DATA = Path("../shared/data/gsm8k_test.jsonl.gz")
+BRIEF = "{{ problem }}\nAnswer in one or two sentences."
+"""Asked the bare problem, the small model runs into 256 tokens with half of its answers: of one length, not of many."""
 Figures = dict[str, float | dict[str, float]]
 console = Console()
 
@@ -75,26 +78,60 @@ async def run_vllm(slots: int) -> AsyncIterator[str]:
             yield url
 
 
-async def compare(engine: Engine, load: Load, *, pinned: bool) -> tuple[Rate, Rate, Rate]:
-    """The service's rate, the barrier protocol's, and that of the bare client."""
+@dataclass(frozen=True)
+class Round:
+    """The three protocols, once each."""
+
+    ours: Rate
+    barrier: Rate
+    bare: Rate
+    turns: Sequence[int]
+    """Of each trajectory of the bare client."""
+
+    @property
+    def engine_ratio(self) -> float:
+        return self.ours.full / self.bare.full
+
+    @property
+    def barrier_speedup(self) -> float:
+        return self.ours.overall / self.barrier.overall
+
+
+async def play_round(engine: Engine, load: Load, *, pinned: bool, before: Round | None = None) -> Round:
+    """Play all three; in the opposite order of the round before, so that a machine that slows down favours none."""
     every = [problem for problem in load.problems for _ in range(load.siblings)]
     ours, barrier, bare = (Rate(load.slots) for _ in range(3))
+
+    async def play_bare(turns: Sequence[int]) -> None:
+        await engine.forget()
+        episodes = list(zip(every, turns, strict=True))
+        await engine.watch(bare, play_freely(engine.answer, episodes, load.template, load.turns, load.slots * 3 // 2))
+
+    if before:
+        await play_bare(before.turns)
     async with run_stack(engine.url, pinned=pinned) as stack, VerifierClient(stack.verifier_url) as verifier:
         # Whoever comes first must not be the one to wait for what engine and verifier do once only.
         short = replace(engine, max_tokens=min(32, load.max_tokens))
         await play_chunks(short.answer, verifier, every[: load.slots], load.template, 2, load.slots)
+
+        async def play_barriers() -> None:
+            await engine.forget()
+            chunks = play_chunks(engine.answer, verifier, every, load.template, load.turns, load.slots)
+            await engine.watch(barrier, chunks, stack.spend)
+
+        if before:
+            await play_barriers()
         await engine.forget()
         protocol = {"template": load.template, "max_turns": load.turns}
         sampling = {"trajectories": load.siblings, "max_tokens": load.max_tokens}
         job = asyncio.ensure_future(stack.run_job(load.problems, protocol=protocol, sampling=sampling))
         await engine.watch(ours, job, stack.spend)
-        await engine.forget()
-        chunks = play_chunks(engine.answer, verifier, every, load.template, load.turns, load.slots)
-        await engine.watch(barrier, chunks, stack.spend)
-    await engine.forget()
-    episodes = list(zip(every, spread_turns(job.result().rollouts[0], load.turns), strict=True))
-    await engine.watch(bare, play_freely(engine.answer, episodes, load.template, load.turns, load.slots * 3 // 2))
-    return ours, barrier, bare
+        turns = spread_turns(job.result().rollouts[0], load.turns)
+        if not before:
+            await play_barriers()
+    if not before:
+        await play_bare(turns)
+    return Round(ours, barrier, bare, turns)
 
 
 def spread_turns(summary: RolloutSummary, most: int) -> list[int]:
@@ -105,28 +142,31 @@ def spread_turns(summary: RolloutSummary, most: int) -> list[int]:
     return turns
 
 
-def show_rates(title: str, rates: tuple[Rate, Rate, Rate]) -> None:
+def show_round(title: str, played: Round) -> None:
     """Print a table; prefill tells work from waiting, CPU seconds a second are what the engine's neighbours took."""
     columns = ("tokens/s", "outside the tail", "running there", "seconds", "answers", "prefill/token", "CPU beside")
     table = Table("", *columns, title=title)
-    ours, barrier, bare = rates
-    for name, rate in (("this service", ours), ("turn barriers", barrier), ("engine alone", bare)):
+    for name, rate in (("this service", played.ours), ("turn barriers", played.barrier), ("engine alone", played.bare)):
         # With barriers there is work for every slot at the beginning of a turn only.
-        full = ("", "") if rate is barrier else (f"{rate.full:,.0f}", f"{rate.running:.1f}")
+        full = ("", "") if rate is played.barrier else (f"{rate.full:,.0f}", f"{rate.running:.1f}")
         work = f"{rate.answers:,}", f"{rate.prompt_per_token:.2f}", f"{rate.cpu_seconds / rate.seconds:.3f}"
         table.add_row(name, f"{rate.overall:,.0f}", *full, f"{rate.seconds:.0f}", *work)
     console.print(table)
 
 
-async def measure_engine(slots: int, trajectories: int) -> Figures:
-    """The part `engine`."""
+async def measure_engine(slots: int, trajectories: int) -> tuple[float, float]:
+    """The part `engine` for one number of slots: engine_ratio and barrier_speedup, means of two rounds."""
     siblings = 8
-    load = Load(slots, read_problems(trajectories // siblings), siblings, "plain", 256)
+    load = Load(slots, read_problems(trajectories // siblings), siblings, BRIEF, 256)
+    rounds: list[Round] = []
     async with run_vllm(load.slots) as url, connect(url, SERVED_NAME, load.max_tokens) as engine:
-        rates = await compare(engine, load, pinned=False)
-    show_rates(f"Real vLLM, {trajectories} trajectories of {load.turns} turns", rates)
-    ours, barrier, bare = rates
-    return {"engine_ratio": ours.full / bare.full, "barrier_speedup": ours.overall / barrier.overall}
+        for name in ("first", "second"):
+            rounds.append(await play_round(engine, load, pinned=False, before=rounds[0] if rounds else None))
+            show_round(
+                f"Real vLLM, {slots} slots, {trajectories} trajectories of {load.turns} turns, {name}", rounds[-1]
+            )
+    ratio = geometric_mean(each.engine_ratio for each in rounds)
+    return ratio, geometric_mean(each.barrier_speedup for each in rounds)
 
 
 async def measure_long_tail(trajectories: int) -> Figures:
@@ -135,7 +175,6 @@ async def measure_long_tail(trajectories: int) -> Figures:
     script = Script(slots=load.slots, tokens=1000, sigma=1.0, token_seconds=0.0005)
     async with run_engine() as url, connect(url, MODEL, load.max_tokens) as engine:
         (await engine.http.post(f"{url}/script", content=script.model_dump_json())).raise_for_status()
-        rates = await compare(engine, load, pinned=True)
-    show_rates(f"Scripted engine, lengths log-normal, {trajectories} trajectories of {load.turns} turns", rates)
-    ours, barrier, _ = rates
-    return {"barrier_speedup_long_tail": ours.overall / barrier.overall}
+        played = await play_round(engine, load, pinned=True)
+    show_round(f"Scripted engine, lengths log-normal, {trajectories} trajectories of {load.turns} turns", played)
+    return {"barrier_speedup_long_tail": played.barrier_speedup}
