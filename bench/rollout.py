@@ -6,9 +6,10 @@ Every part runs the real service, a real Valkey with AOF, the real verifier and 
 
 engine    a real vLLM on this machine and the small model; GSM8K where ../shared/data has it, else sums in words; three
           turns of up to 256 tokens. Tokens a second by the engine's own counters, warmed up first, its prefix cache
-          emptied in between; means of two rounds, the second in the opposite order. With 16 slots, where a step of two
-          cores costs little more with all of them than with half, as a GPU's does; and with 64 (`.._64_slots`), where
-          it costs in proportion, so that a slot that waits costs nothing:
+          emptied in between; means of several rounds of three chunks, every other round in the opposite order, since
+          this machine's speed may drift by a tenth within minutes. With 16 slots, where a step of two cores costs
+          little more with all of them than with half, as a GPU's does; and with 64 (`.._64_slots`), where it costs in
+          proportion, so that a slot that waits costs next to nothing:
             engine_ratio              the service over the same problems played by a bare client, with as many episodes
                                       of each number of turns as the service's had, alone with the engine and always
                                       with more requests there than it has slots; both outside the tail
@@ -55,8 +56,8 @@ console = Console()
 class Size:
     """How much is measured."""
 
-    engine: Mapping[int, int] = field(default_factory=lambda: {16: 96, 64: 192})
-    """Slots of the real engine -> trajectories there; the first have the figures without a number in their name."""
+    engine: Mapping[int, int] = field(default_factory=lambda: {16: 6, 64: 2})
+    """Slots of the real engine -> rounds there; the first have the figures without a number in their name."""
     long_tail: int = 2048
     turns: int = 12_000
     """For each number in flight."""
@@ -142,9 +143,9 @@ async def measure_service(size: Size) -> Figures:
 async def measure_engines(size: Size) -> Figures:
     """The part `engine`."""
     figures: Figures = {}
-    for slots, trajectories in size.engine.items():
+    for slots, rounds in size.engine.items():
         name = f"_{slots}_slots" if figures else ""
-        ratio, speedup = await measure_engine(slots, trajectories)
+        ratio, speedup = await measure_engine(slots, rounds)
         figures |= {f"engine_ratio{name}": ratio, f"barrier_speedup{name}": speedup}
     return figures
 
@@ -205,7 +206,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     size = Size()
     if arguments.quick:
-        size = Size(engine={16: 48}, long_tail=1024, turns=6_000, jobs=(1_000, 10_000))
+        size = Size(engine={16: 2}, long_tail=1024, turns=6_000, jobs=(1_000, 10_000))
     if arguments.full:
         size = replace(size, jobs=(*size.jobs, 1_000_000))
     figures = asyncio.run(measure(arguments.parts or PARTS, size))

@@ -98,7 +98,7 @@ class Round:
 
 
 async def play_round(engine: Engine, load: Load, *, pinned: bool, before: Round | None = None) -> Round:
-    """Play all three; in the opposite order of the round before, so that a machine that slows down favours none."""
+    """Play all three; where a round went before, in its opposite order: a machine that slows down favours none."""
     every = [problem for problem in load.problems for _ in range(load.siblings)]
     ours, barrier, bare = (Rate(load.slots) for _ in range(3))
 
@@ -152,21 +152,20 @@ def show_round(title: str, played: Round) -> None:
         work = f"{rate.answers:,}", f"{rate.prompt_per_token:.2f}", f"{rate.cpu_seconds / rate.seconds:.3f}"
         table.add_row(name, f"{rate.overall:,.0f}", *full, f"{rate.seconds:.0f}", *work)
     console.print(table)
+    console.print(f"engine_ratio {played.engine_ratio:.3f}  barrier_speedup {played.barrier_speedup:.3f}")
 
 
-async def measure_engine(slots: int, trajectories: int) -> tuple[float, float]:
-    """The part `engine` for one number of slots: engine_ratio and barrier_speedup, means of two rounds."""
-    siblings = 8
+async def measure_engine(slots: int, rounds: int) -> tuple[float, float]:
+    """The part `engine` for one number of slots: engine_ratio and barrier_speedup, means over the rounds."""
+    siblings, trajectories = 8, 3 * slots
     load = Load(slots, read_problems(trajectories // siblings), siblings, BRIEF, 256)
-    rounds: list[Round] = []
+    played: list[Round] = []
     async with run_vllm(load.slots) as url, connect(url, SERVED_NAME, load.max_tokens) as engine:
-        for name in ("first", "second"):
-            rounds.append(await play_round(engine, load, pinned=False, before=rounds[0] if rounds else None))
-            show_round(
-                f"Real vLLM, {slots} slots, {trajectories} trajectories of {load.turns} turns, {name}", rounds[-1]
-            )
-    ratio = geometric_mean(each.engine_ratio for each in rounds)
-    return ratio, geometric_mean(each.barrier_speedup for each in rounds)
+        for place in range(rounds):
+            played.append(await play_round(engine, load, pinned=False, before=played[-1] if place % 2 else None))
+            show_round(f"Real vLLM, {slots} slots, {trajectories} trajectories of {load.turns} turns", played[-1])
+    ratio = geometric_mean(each.engine_ratio for each in played)
+    return ratio, geometric_mean(each.barrier_speedup for each in played)
 
 
 async def measure_long_tail(trajectories: int) -> Figures:
