@@ -113,6 +113,16 @@ def test_a_missing_file_and_an_unknown_format_say_so(tmp_path: Path) -> None:
         count_problems(DatasetSpec(path="none.xlsx"), tmp_path)
 
 
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path, GOOD, name="rows.jsonl.gz")
+    file = tmp_path / "rows.jsonl.gz"
+    sound = file.read_bytes()
+    for damaged in (sound[:-12], sound[:10] + b"\xff" + sound[11:], b"plain" + sound):
+        file.write_bytes(damaged)
+        with pytest.raises(DatasetError, match=r"rows\.jsonl\.gz cannot be read"):
+            count_problems(DatasetSpec(path="rows.jsonl.gz"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("form", "columns", "row", "gold"),
     [

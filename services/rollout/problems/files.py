@@ -4,6 +4,7 @@ import csv
 import gzip
 import itertools
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def read_rows(path: Path) -> Iterator[tuple[Place, Row]]:
     assert reader is not None
     try:
         yield from reader(path)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error, pa.ArrowException) as error:
         raise DatasetError(
             f"{path.name} cannot be read: {error}.", remedy="Check its format and encoding (UTF-8)."
         ) from error
