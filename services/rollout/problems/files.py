@@ -19,6 +19,7 @@ Row = Mapping[str, object] | str
 """Fields, or for JSON lines the line itself, parsed where a bad one can be skipped."""
 
 _BATCH = 256
+_BUFFER = 1 << 20
 _MAX_LINE = 16 << 20
 """Most characters of one line: a file without line ends must not be held in memory."""
 
@@ -67,6 +68,13 @@ def parse_line(line: str, place: Place) -> Mapping[str, object]:
     return row
 
 
+def read_parquet(path: Path) -> Iterator[Mapping[str, object]]:
+    """Every row; of each column a megabyte and a page are in memory, however large the file and its row groups are."""
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+        for batch in file.iter_batches(batch_size=_BATCH):
+            yield from batch.to_pylist()
+
+
 def _read_json_lines(path: Path) -> Iterator[tuple[Place, Row]]:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
@@ -91,12 +99,8 @@ def _read_csv(path: Path) -> Iterator[tuple[Place, Row]]:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[Place, Row]]:
-    with pq.ParquetFile(path) as file:
-        number = 0
-        for batch in file.iter_batches(batch_size=_BATCH):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path.name}, row {number}", row
+    for number, row in enumerate(read_parquet(path), 1):
+        yield f"{path.name}, row {number}", row
 
 
 _READERS: dict[str, Callable[[Path], Iterator[tuple[Place, Row]]]] = {

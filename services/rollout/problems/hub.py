@@ -5,7 +5,6 @@ from pathlib import Path
 
 import httpx
 import pyarrow as pa
-import pyarrow.parquet as pq
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -14,7 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from services.rollout.problems.files import Row
+from services.rollout.problems.files import Row, read_parquet
 from shared.errors import DatasetError
 
 SPLIT = "train"
@@ -42,10 +41,9 @@ def read_rows(repo: str, config: str | None, split: str) -> Iterator[tuple[str, 
         except _FAULTS as error:
             raise _unreachable(repo, error) from error
         try:
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{name}, row {number}", row
+            for row in read_parquet(Path(path)):
+                number += 1
+                yield f"{name}, row {number}", row
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(
                 f"{file} of the hub's dataset {repo} cannot be read, after row {number} of {name}: {error}.",
