@@ -115,3 +115,9 @@ def test_images_are_locked_to_the_versions_that_the_tests_run_with() -> None:
     for lock in locks:
         strays = set(lock.read_text().split()) - whole["gpu" if "gpu" in lock.stem else "cpu"]
         assert not strays, f"{lock.name} differs from the common lock: run `make lock`"
+
+
+def test_a_shuffle_spools_to_a_disk_and_not_to_memory() -> None:
+    rollout = services()["rollout"]
+    on_disk = {volume["target"] for volume in rollout["volumes"] if not volume.get("read_only")}
+    assert rollout["environment"]["TMPDIR"] in on_disk

@@ -1,10 +1,12 @@
 """Problems are read as they are written; what is bad is refused by file, line and field."""
 
+import base64
 import gzip
 import json
 import random
 import tracemalloc
 from array import array
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.rollout.problems.dataset import count_problems, draw, read_problems
+from services.rollout.problems.files import read_rows
 from shared.errors import DatasetError
 from shared.grading import MAX_TEXT
 from shared.job import DatasetSpec
@@ -123,6 +126,14 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
             count_problems(DatasetSpec(path="rows.jsonl.gz"), tmp_path)
 
 
+def test_a_shuffle_without_room_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = write(tmp_path, *({**GOOD, "id": str(n)} for n in range(300))).model_copy(update={"shuffle_seed": 1})
+    monkeypatch.setattr("tempfile.TemporaryFile", partial(open, "/dev/full", "w+b"))
+    with pytest.raises(DatasetError, match=r"cannot be shuffled in .*No space left") as refusal:
+        count_problems(spec, tmp_path)
+    assert "TMPDIR" in (refusal.value.remedy or "")
+
+
 @pytest.mark.parametrize(
     ("form", "columns", "row", "gold"),
     [
@@ -220,6 +231,20 @@ def test_a_parquet_file_is_read_row_by_row(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"not parquet")
     with pytest.raises(DatasetError, match=r"bad\.parquet cannot be read"):
         count_problems(DatasetSpec(path="bad.parquet"), tmp_path)
+
+
+@pytest.mark.parametrize("row_group", [256, 16_384])
+def test_a_parquet_file_is_never_in_memory_as_a_whole(tmp_path: Path, row_group: int) -> None:
+    texts = base64.b64encode(random.Random(0).randbytes(12 << 20)).decode()
+    problems = [texts[begin : begin + 1024] for begin in range(0, len(texts), 1024)]
+    table = pa.table({"problem": problems, "answer": ["1"] * len(problems)})
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=row_group, compression="none")
+    del table
+    before, most, count = pa.total_allocated_bytes(), 0, 0
+    for _ in read_rows(tmp_path / "rows.parquet"):
+        most, count = max(most, pa.total_allocated_bytes() - before), count + 1
+    assert count == len(problems)
+    assert most < (tmp_path / "rows.parquet").stat().st_size / 2
 
 
 @pytest.mark.parametrize("seed", [None, 5])

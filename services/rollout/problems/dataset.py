@@ -86,15 +86,22 @@ def lies_at_hand(spec: DatasetSpec, data_root: Path) -> bool:
 
 
 def _shuffle(problems: Iterator[Problem], spec: DatasetSpec, on_row: OnRow) -> Iterator[Problem]:
-    with tempfile.TemporaryFile() as spool:
-        offsets = array("Q")
-        for problem in problems:
-            offsets.append(spool.tell())
-            spool.write(problem.model_dump_json().encode() + b"\n")
-        for offset in draw(offsets, min(spec.limit or len(offsets), len(offsets)), random.Random(spec.shuffle_seed)):
-            on_row()
-            spool.seek(offset)
-            yield Problem.model_validate_json(spool.readline())
+    try:
+        with tempfile.TemporaryFile() as spool:
+            offsets = array("Q")
+            for problem in problems:
+                offsets.append(spool.tell())
+                spool.write(problem.model_dump_json().encode() + b"\n")
+            count = min(spec.limit or len(offsets), len(offsets))
+            for offset in draw(offsets, count, random.Random(spec.shuffle_seed)):
+                on_row()
+                spool.seek(offset)
+                yield Problem.model_validate_json(spool.readline())
+    except OSError as error:  # the spool's: those of a source are `DatasetError`s
+        raise DatasetError(
+            f"{spec.name} cannot be shuffled in {tempfile.gettempdir()}: {error}.",
+            remedy="Set TMPDIR to a folder with room for all its problems, or name a smaller file.",
+        ) from error
 
 
 def draw(values: "array[int]", count: int, source: random.Random) -> Iterator[int]:
