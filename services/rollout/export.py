@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.rollout.archive import STREAM, Archive, Recorded
-from services.rollout.outcomes import Floats
+from services.rollout.outcomes import Floats, Integers
 from services.rollout.records import weigh_part
 from shared.returns import ReturnSpec
 from shared.shards import ROW_GROUP, SCHEMA, to_table
@@ -33,7 +33,10 @@ ENDINGS: dict[Format, str] = {"jsonl": "jsonl", "parquet": "parquet", "hf": "tar
 
 _ADDED = [pa.field("success", pa.bool_()), pa.field("return", pa.float64()), pa.field("weight", pa.float64())]
 _SCHEMA = pa.schema([*SCHEMA, *_ADDED])
-_ENTRIES = 64
+_BUFFER = 1 << 20
+"""Bytes of a column that are read at a time; by default pyarrow keeps the whole shard."""
+_AS_OBJECTS = 8
+"""Trajectories whose token ids, up to a hundred thousand each, are Python integers together: nine times the size."""
 
 
 async def export(
@@ -44,7 +47,8 @@ async def export(
     match format:
         case "jsonl":
             async for table in _read_all(archive, job, spec, recorded):
-                yield await asyncio.to_thread(_to_lines, table)
+                for begin in range(0, len(table), _AS_OBJECTS):
+                    yield await asyncio.to_thread(_to_lines, table.slice(begin, _AS_OBJECTS))
         case "parquet":
             async for piece in _write_parquet(_read_all(archive, job, spec, recorded)):
                 yield piece
@@ -65,16 +69,27 @@ async def _read_part(archive: Archive, job: str, spec: ReturnSpec, part: Recorde
     for source, path in enumerate(part.shards):
         rows = np.flatnonzero(part.source == source)
         rows = rows[np.argsort(part.place[rows])]
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
             begin = 0
             for batch in file.iter_batches(batch_size=ROW_GROUP):
                 table = pa.Table.from_batches([batch])
                 yield _add_columns(table, part, rows[begin : begin + len(table)], returns, weights)
                 begin += len(table)
     waiting = np.flatnonzero(part.source == STREAM)
-    for begin in range(0, len(waiting), _ENTRIES):
-        found = await archive.fetch(job, part, [int(row) for row in waiting[begin : begin + _ENTRIES]])
-        yield _add_columns(to_table(list(found.values())), part, np.array(list(found), np.int64), returns, weights)
+    for begin in range(0, len(waiting), ROW_GROUP):
+        table, rows = await _read_waiting(archive, job, part, waiting[begin : begin + ROW_GROUP].tolist())
+        yield _add_columns(table, part, rows, returns, weights)
+
+
+async def _read_waiting(archive: Archive, job: str, part: Recorded, rows: list[int]) -> tuple[pa.Table, Integers]:
+    """Those that are still to be had, and their rows."""
+    tables = [SCHEMA.empty_table()]
+    held: list[int] = []
+    for begin in range(0, len(rows), _AS_OBJECTS):
+        found = await archive.fetch(job, part, rows[begin : begin + _AS_OBJECTS])
+        tables.append(await asyncio.to_thread(to_table, list(found.values())))
+        held += found
+    return pa.concat_tables(tables), np.array(held, np.int64)
 
 
 def _add_columns(table: pa.Table, part: Recorded, rows: Any, returns: Floats, weights: Floats) -> pa.Table:

@@ -33,6 +33,10 @@ _MOST_SHARDS_SEARCHED = 32
 """Shards that one request searches for a text; its page may then be short, and `next` goes on."""
 _MOST_ENTRIES_SEARCHED = 1000
 """The same for entries of the stream."""
+_MOST_IDS = 1 << 22
+"""Token ids of one page, some fifty bytes each; `next` goes on."""
+_FETCHED = 64
+"""Trajectories that are fetched together, before their ids can be counted."""
 
 Position = tuple[str, int, int]
 """(part, group, k)."""
@@ -127,8 +131,9 @@ class Records:
     ) -> TrajectoryPage:
         """At most `limit` trajectories beyond the cursor, the position `part:group:k` of the last one looked at.
 
-        A page of a search for a text may hold fewer, even none, and still have a `next`: one request looks through
-        a limited number of shards. Raises `SpecError` for what is no cursor.
+        A page may hold fewer and still have a `next`: one holds no more than some million token ids, and a search for a
+        text, whose page may even be empty, looks through a limited number of shards. Raises `SpecError` for what is no
+        cursor.
         """
         wanted = wanted or Filter()
         start = _parse_cursor(after)
@@ -151,18 +156,28 @@ class Records:
                 following = _write_cursor(*picked[limit - 1][:2])
             if following:
                 break
-        return TrajectoryPage(trajectories=await self._describe(job, spec, picked[:limit]), next=following)
+        described, stopped = await self._describe(job, spec, picked[:limit])
+        return TrajectoryPage(trajectories=described, next=stopped or following)
 
     async def _describe(
         self, job: str, spec: ReturnSpec, picked: Sequence[tuple[Recorded, int, float]]
-    ) -> list[TrajectoryRecord]:
+    ) -> tuple[list[TrajectoryRecord], str | None]:
+        """As many of the first as a page holds, and the last one's cursor where that is not all."""
         described: list[TrajectoryRecord] = []
-        for _, members in itertools.groupby(picked, lambda one: one[0].part):
-            part = list(members)
-            recorded = part[0][0]
-            found = await self._archive.fetch(job, recorded, [row for _, row, _ in part])
-            described += [describe(found[row], spec, weight) for _, row, weight in part if row in found]
-        return described
+        ids = 0
+        for begin in range(0, len(picked), _FETCHED):
+            for _, members in itertools.groupby(picked[begin : begin + _FETCHED], lambda one: one[0].part):
+                part = list(members)
+                found = await self._archive.fetch(job, part[0][0], [row for _, row, _ in part])
+                for _, row, weight in part:
+                    if row not in found:
+                        continue
+                    ids += sum(len(turn.prompt_token_ids) + len(turn.token_ids) for turn in found[row].turns)
+                    if described and ids > _MOST_IDS:
+                        end = described[-1]
+                        return described, f"{end.part}:{end.group}:{end.k}"
+                    described.append(describe(found[row], spec, weight))
+        return described, None
 
     async def _search(
         self, job: str, recorded: Recorded, rows: Sequence[int], text: str, enough: int

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,13 +18,18 @@ import pytest
 from datasets import load_dataset
 from redis.asyncio import Redis
 
+from services.rollout.archive import Archive
+from services.rollout.export import export
 from services.rollout.outcomes import Outcomes
 from services.rollout.settings import RolloutSettings
 from services.trainer.ingest import Ingest
 from services.trainer.settings import RecorderSettings
 from shared import keys
+from shared.grading import Verdict
 from shared.outcomes import PartOutcomes
 from shared.returns import ReturnSpec, weigh
+from shared.shards import dataset_folder, write_shard
+from shared.trajectory import Problem, Trajectory, Turn
 from tests.fakes.engine import FakeEngine, Message
 from tests.rollout.client import PROBLEMS, finish, submit
 
@@ -237,3 +243,50 @@ async def test_a_job_without_rollouts_has_no_weights_and_an_empty_export(service
     reply = await service.get(f"/v1/jobs/{job}/weights")
     assert (reply.status_code, reply.json()["title"]) == (404, "Not Found")
     assert (await service.get(f"/v1/jobs/{job}/export?part=rollout-0")).text == ""
+
+
+async def test_a_page_ends_before_its_token_ids_are_too_many(
+    service: httpx.AsyncClient, redis: Redis, settings: RolloutSettings, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = (await ask(service, job, "trajectories", limit=1000))["trajectories"]
+    most = 2 * max(map(_count_ids, everything)) - 1
+    monkeypatch.setattr("services.rollout.records._MOST_IDS", most)
+    monkeypatch.setattr("services.rollout.records._FETCHED", 3)
+    for _ in ("in the stream", "in shards"):
+        found: list[Any] = []
+        after: str | None = ""
+        while after is not None:
+            page = await ask(service, job, "trajectories", limit=1000, after=after)
+            assert sum(map(_count_ids, page["trajectories"])) <= most
+            found, after = found + page["trajectories"], page["next"]
+        assert found == everything
+        await record(redis, settings, job)
+    monkeypatch.setattr("services.rollout.records._MOST_IDS", 1)
+    page = await ask(service, job, "trajectories", limit=1000)
+    assert page["trajectories"] == everything[:1], "one that is too long by itself is given by itself"
+
+
+def _count_ids(trajectory: dict[str, Any]) -> int:
+    return sum(len(turn["prompt_token_ids"]) + len(turn["token_ids"]) for turn in trajectory["turns"])
+
+
+async def test_json_lines_hold_the_ids_of_few_trajectories_at_a_time(redis: Redis, tmp_path: Path) -> None:
+    ids = list(range(1000, 5000))
+    turn = Turn(prompt_token_ids=[], token_ids=ids, text="A", finish_reason="stop", verdict=Verdict.CORRECT)
+    rows = [
+        Trajectory(
+            job="long", phase="rollout", stage=0, policy="base", group=group, k=0, group_size=1,
+            problem=Problem(id="1", problem="?", answer="A"), turns=[turn], ending="solved", engine="e", model="m",
+        )
+        for group in range(256)
+    ]  # fmt: skip
+    write_shard(dataset_folder(tmp_path, "long", "rollout-0"), rows)
+    tracemalloc.start()
+    try:
+        pieces = export(Archive(redis, tmp_path), "long", ReturnSpec(), "jsonl")
+        lines = sum([piece.count(b"\n") async for piece in pieces])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert lines == len(rows)
+    assert peak < 8 * len(rows) * len(ids), "a Python integer in a list takes 36 bytes"

@@ -67,8 +67,8 @@ def build_recorded_routes(jobs: Jobs, records: Records, archive: Archive) -> API
     async def list_trajectories(job: JobPath, page: Annotated[Page, Query()]) -> TrajectoryPage:
         """Trajectories by part, group and k, with return and weight.
 
-        A search for a text looks through a limited number of shards at a time: its page may be short, or even empty,
-        and still have a `next`.
+        A page may be short and still have a `next`: it ends where its token ids are too many for one answer, and a
+        search for a text, whose page may even be empty, looks through a limited number of shards at a time.
         """
         spec = await jobs.spec(job)
         wanted = Filter.model_validate(page.model_dump(exclude={"after", "limit"}))
