@@ -139,6 +139,21 @@ class TrajectoryStream:
             if start == "0-0":
                 return
 
+    async def find_held(self, entries: Iterable[str]) -> set[str]:
+        """Which of these entries have not been released, without their payloads.
+
+        The consumer has yet to read them, or has read them and not yet acknowledged.
+        """
+        if not (count := await self.backlog()):
+            return set()
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xinfo_groups(self._name)
+            pipe.xpending_range(self._name, keys.TRAINER_GROUP, min="-", max="+", count=count)
+            groups, pending = await pipe.execute()
+        read_to = max(_place(group["last-delivered-id"]) for group in groups)
+        unacknowledged = {one["message_id"] for one in pending}
+        return {entry for entry in entries if entry in unacknowledged or _place(entry) > read_to}
+
     async def release(self, entries: Sequence[str]) -> None:
         """Acknowledge and delete entries that are safe elsewhere: an acknowledgement alone frees no memory."""
         if entries:
@@ -153,3 +168,9 @@ class TrajectoryStream:
             keys.dead_letters(self._job), {"payload": entry.payload, "reason": reason}, maxlen=10_000, approximate=True
         )
         await self.release([entry.id])
+
+
+def _place(entry: str) -> tuple[int, int]:
+    """In the stream: ids are in order as numbers, not as text."""
+    time, sequence = entry.split("-")
+    return int(time), int(sequence)

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from services.rollout.outcomes import Integers, Outcomes
 from shared import keys, shards
+from shared.stream import TrajectoryStream
 from shared.trajectory import Trajectory
 
 _SCAN = 64
@@ -102,14 +103,15 @@ class Archive:
         wanted = {(recorded.outcomes.group[row], recorded.outcomes.k[row]): row for row in rows}
         found: dict[int, Trajectory] = {}
         for fresh in await self.read(job, recorded.part):
-            positions = zip(fresh.outcomes.group, fresh.outcomes.k, strict=True)
-            again = [place for place, position in enumerate(positions) if position in wanted]
-            read = await self.fetch(job, fresh, [place for place in again if fresh.source[place] != STREAM])
+            groups = np.isin(fresh.outcomes.group, recorded.outcomes.group[list(rows)])
+            moved = np.flatnonzero(groups & (fresh.source != STREAM)).tolist()
+            again = [row for row in moved if (fresh.outcomes.group[row], fresh.outcomes.k[row]) in wanted]
+            read = await self.fetch(job, fresh, again)
             found |= {wanted[one.group, one.k]: one for one in read.values()}
         return found
 
     async def _look_at_stream(self, job: str) -> _Waiting:
-        """Read on in the stream; bounded by the high-water mark, and each entry is read once."""
+        """Read on in the stream, each entry once, and forget what has left it; bounded by the high-water mark."""
         waiting = self._waiting.setdefault(job, _Waiting())
         self._waiting.move_to_end(job)
         if len(self._waiting) > _MOST_JOBS:
@@ -118,6 +120,10 @@ class Archive:
             read = [(str(id), str((fields or {}).get("trajectory", ""))) for id, fields in entries]
             waiting.entries |= await asyncio.to_thread(_summarise, read)
             waiting.last = f"({read[-1][0]}"
+        stream = TrajectoryStream(self._redis, job)
+        if await stream.backlog() < len(waiting.entries):  # the others are in shards, or in the dead letters
+            held = await stream.find_held(waiting.entries)
+            waiting.entries = {id: one for id, one in waiting.entries.items() if id in held}
         return waiting
 
     def _join(self, job: str, part: str | None, waiting: _Waiting) -> list[Recorded]:

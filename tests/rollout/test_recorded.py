@@ -22,13 +22,14 @@ from services.rollout.archive import Archive
 from services.rollout.export import export
 from services.rollout.outcomes import Outcomes
 from services.rollout.settings import RolloutSettings
-from services.trainer.ingest import Ingest
+from services.trainer.ingest import Assembly, Ingest
 from services.trainer.settings import RecorderSettings
 from shared import keys
 from shared.grading import Verdict
 from shared.outcomes import PartOutcomes
 from shared.returns import ReturnSpec, weigh
 from shared.shards import dataset_folder, write_shard
+from shared.stream import TrajectoryStream, ensure_group
 from shared.trajectory import Problem, Trajectory, Turn
 from tests.fakes.engine import FakeEngine, Message
 from tests.rollout.client import PROBLEMS, finish, submit
@@ -290,3 +291,28 @@ async def test_json_lines_hold_the_ids_of_few_trajectories_at_a_time(redis: Redi
         tracemalloc.stop()
     assert lines == len(rows)
     assert peak < 8 * len(rows) * len(ids), "a Python integer in a list takes 36 bytes"
+
+
+async def test_what_went_to_the_dead_letters_is_not_recorded(
+    service: httpx.AsyncClient, redis: Redis, settings: RolloutSettings, job: str
+) -> None:
+    async def look() -> list[tuple[int, int]]:
+        columns = await ask(service, job, "outcomes", part="rollout-0")
+        return list(zip(columns["group"], columns["k"], strict=True))
+
+    whole = await look()
+    stream = TrajectoryStream(redis, job)
+    await ensure_group(redis, keys.trajectories(job), keys.TRAINER_GROUP)
+    entries = await stream.read("test", 1000, 1000)
+    read = [(Trajectory.model_validate_json(entry.payload), entry) for entry in entries]
+    at = {(one.part, one.group, one.k): entry for one, entry in read}
+    late = at.pop(("rollout-0", 0, 1))
+    ingest = RecorderSettings(runs_root=settings.runs_root)
+    for taken, left in ((list(at.values()), [(0, 1)]), ([late], [])):
+        assembly = Assembly(Ingest(redis, ingest), stream, job, ingest)
+        await assembly.take(taken)
+        await assembly.close()
+        assert await look() == left + [place for place in whole if place[0] != 0]
+    assert await redis.xlen(keys.dead_letters(job)) == K
+    weights = await ask(service, job, "weights")
+    assert weights["composition"]["complete"] == len(PROBLEMS) - 1
