@@ -91,19 +91,19 @@ class Grader:
 
     async def _ask_patiently(self, items: list[VerifyItem]) -> list[VerifyResult]:
         begun = time.monotonic()
-        while True:
-            try:
-                results = await self._verify(items)
-            except Unavailable as error:
-                if self._away_since is None:
-                    log.warning("verifier_away", error=str(error))
-                    self._away_since = begun
-                if time.monotonic() - begun > PATIENCE_S:
-                    self._away_since = None  # Else no group would ever begin, and nobody ask again.
-                    raise
-            else:
-                self._away_since = None
-                return results
+        try:
+            while True:
+                try:
+                    return await self._verify(items)
+                except Unavailable as error:
+                    if self._away_since is None:
+                        log.warning("verifier_away", error=str(error))
+                        self._away_since = begun
+                    if time.monotonic() - begun > PATIENCE_S:
+                        raise
+        finally:
+            # Whatever it answers, and where it never does: else no group would ever begin, and nobody ask again.
+            self._away_since = None
 
 
 def _refuse(batch: Sequence[_Waiting], error: DriftError) -> None:

@@ -67,3 +67,16 @@ async def test_a_verifier_that_stays_away_is_given_up_and_may_be_asked_again(mon
     with pytest.raises(Unavailable, match="gone"):
         await grader.grade(PROBLEM, "2")
     assert grader.away_s == 0
+
+
+@pytest.mark.parametrize("fault", [DriftError("The verifier answered 401"), ValueError("not HTTP")])
+async def test_a_verifier_that_comes_back_with_another_fault_is_away_no_more(fault: Exception) -> None:
+    faults = [Unavailable("restarting"), fault]
+
+    async def refuse(_: list[VerifyItem]) -> list[VerifyResult]:
+        raise faults.pop(0)
+
+    grader = Grader(refuse)
+    with pytest.raises(DriftError, match=str(fault)):
+        await grader.grade(PROBLEM, "2")
+    assert grader.away_s == 0
