@@ -1,4 +1,4 @@
-"""The verifier's clients: results in the items' order, ids checked, retries on transport errors, 429 and 503 only.
+"""The verifier's clients: results in the items' order, ids checked, retries on what passes by itself and nothing else.
 
 A verdict is never invented: what cannot be graded raises `Unavailable`, and `timeout` and `error` come back as they
 are.
@@ -27,7 +27,13 @@ from shared.grading import MAX_BATCH, VerifyItem, VerifyRequest, VerifyResponse,
 from shared.tracing import outgoing_headers
 
 PATH = "/v1/verify"
-RETRIED_STATUSES = (429, 503)
+MAX_CHARACTERS = 4 << 20
+"""Most characters of responses in one request.
+
+At six bytes each, the longest that JSON makes of one, with room for the gold answers within a verifier's 32 MiB.
+"""
+RETRIED_STATUSES = (429, 502, 503, 504)
+"""What a full or restarting verifier answers, or a proxy before it."""
 ATTEMPTS = 6
 TIMEOUT_SECONDS = 120.0
 JSON = {"Content-Type": "application/json"}
@@ -171,8 +177,16 @@ def _headers(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-def _batches(items: Sequence[VerifyItem]) -> list[Sequence[VerifyItem]]:
-    return [items[start : start + MAX_BATCH] for start in range(0, len(items), MAX_BATCH)]
+def _batches(items: Sequence[VerifyItem]) -> list[list[VerifyItem]]:
+    batches: list[list[VerifyItem]] = []
+    characters = 0
+    for item in items:
+        characters += len(item.response)
+        if not batches or len(batches[-1]) == MAX_BATCH or characters > MAX_CHARACTERS:
+            batches.append([])
+            characters = len(item.response)
+        batches[-1].append(item)
+    return batches
 
 
 def _body(items: Sequence[VerifyItem]) -> str:

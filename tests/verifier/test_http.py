@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from services.verifier.app import create_app
 from services.verifier.settings import VerifierSettings
 from shared.errors import DriftError, Unavailable
-from shared.grading import MAX_BATCH, Verdict, VerifyItem
+from shared.grading import MAX_BATCH, MAX_TEXT, Verdict, VerifyItem, VerifyRequest
 from shared.verifier_client import BlockingVerifierClient, VerifierClient
 from tests.fakes.engine import Serving
 
@@ -186,11 +186,28 @@ async def test_the_client_retries_what_passes_and_nothing_else() -> None:
         statuses.append(200)
         with pytest.raises(DriftError, match="do not match"):
             await client.verify([VerifyItem(id="another", response="5", answer="5")])
-    async with VerifierClient(
-        "http://verifier", attempts=1, transport=httpx.MockTransport(lambda _: httpx.Response(503))
-    ) as client:
-        with pytest.raises(Unavailable):
-            await client.verify([item])
+    statuses += [429, 502, 503, 504]
+    async with VerifierClient("http://verifier", attempts=1, transport=httpx.MockTransport(answer)) as client:
+        while statuses:
+            with pytest.raises(Unavailable):
+                await client.verify([item])
+
+
+async def test_no_request_is_larger_than_a_verifier_takes_by_default() -> None:
+    sizes: list[int] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sizes.append(len(request.content))
+        ids = [item.id for item in VerifyRequest.model_validate_json(request.content).items]
+        return httpx.Response(200, json={"results": [{"id": id, "verdict": "correct", "ms": 0.1} for id in ids]})
+
+    # A control character is six bytes of JSON.
+    items = [VerifyItem(id=str(place), response="\x01" * MAX_TEXT, answer="5") for place in range(24)]
+    async with VerifierClient("http://verifier", transport=httpx.MockTransport(answer)) as client:
+        results = await client.verify(items)
+    assert [result.id for result in results] == [item.id for item in items]
+    most = VerifierSettings.model_fields["verifier_max_body_mb"].default << 20
+    assert max(sizes) < most < sum(sizes)
 
 
 async def test_an_answer_of_something_else_is_named() -> None:
