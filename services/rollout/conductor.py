@@ -92,13 +92,18 @@ class Conductor:
             await asyncio.gather(*conducted.values(), return_exceptions=True)
 
     async def _look(self, conducted: dict[str, asyncio.Task[None]], token: int) -> None:
-        """Obey the user on the jobs that wait, and take the oldest where all that are older train."""
-        idle = True
+        """Obey the user on the jobs that wait, and take the oldest where all that are older train.
+
+        Nobody plays on for a job that is over or rests, though a conductor that died set the workers on it.
+        """
+        idle, going = True, set(conducted)
         for status in await self._jobs.unfinished():
             if status.id in conducted:
                 idle &= status.phase == "train"
                 continue
             asked = await self._jobs.asked(status.id)
+            if not asked:
+                going.add(status.id)
             if asked == "cancel":
                 await self._finish(status, State.CANCELLED, token)
             elif asked == "pause":
@@ -110,6 +115,7 @@ class Conductor:
                 idle = False
             elif status.state is State.PAUSED:  # resumed, behind another
                 await self._jobs.write(status.model_copy(update={"state": State.QUEUED}), token)
+        await self._jobs.deactivate_others(going)
 
     async def _take_through(self, status: JobStatus, token: int) -> None:
         """From wherever the job stands to its end, or to the next interruption by the user."""

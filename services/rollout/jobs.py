@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal, cast
 
@@ -207,6 +207,12 @@ class Jobs:
         await self._redis.delete(keys.ACTIVE)
         self._activated = None
         self.bell.ring()
+
+    async def deactivate_others(self, jobs: Collection[str]) -> None:
+        """Stop the workers where they work on none of these jobs."""
+        part = await self.active()
+        if part and part.job not in jobs:
+            await self.deactivate()
 
     async def active(self) -> Part | None:
         """What the workers should work on."""
