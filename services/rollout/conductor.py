@@ -3,7 +3,7 @@
 While a job trains, the next one has the engines; see `turns`.
 
 Each step may be repeated after a crash without harm, and the status says how many are finished; so any
-replica can go on where another stopped. Writes carry the lease's fencing token.
+replica can go on where another stopped, and the workers play on meanwhile. Writes carry the lease's fencing token.
 """
 
 import asyncio
@@ -165,12 +165,11 @@ class Conductor:
                     ring = self._jobs.bell.listen()
                     await obey(self._jobs, status.id)
                     await wait(ring, POLL_S)
+                await self._jobs.deactivate_others({status.id})
                 try:
                     return await self._steps.carry_out(step, spec, status, token)
                 except GivesWay:
                     log.info("job_gives_way", job=status.id)
-                finally:
-                    await self._jobs.deactivate()
 
     async def _fail(self, job: str, error: str, token: int) -> None:
         log.error("job_failed", job=job, error=error)
