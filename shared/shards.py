@@ -80,7 +80,11 @@ def dataset_folder(runs_root: Path, job: str, part: str) -> Path:
 
 def list_shards(folder: Path) -> list[Path]:
     """The part's shards in the order of their writing; empty where nothing has been written."""
-    return sorted(folder.glob("shard-*.parquet"))
+    return sorted(folder.glob("shard-*.parquet"), key=_number_of)
+
+
+def _number_of(shard: Path) -> int:
+    return int(shard.stem.removeprefix("shard-"))
 
 
 def recorded_groups(folder: Path) -> set[int]:
@@ -177,7 +181,7 @@ def write_shard(folder: Path, trajectories: Sequence[Trajectory]) -> Path:
     table = to_table(rows).replace_schema_metadata({_GROUPS: json.dumps(groups).encode()})
     folder.mkdir(parents=True, exist_ok=True)
     written = list_shards(folder)
-    number = int(written[-1].stem.removeprefix("shard-")) + 1 if written else 0
+    number = _number_of(written[-1]) + 1 if written else 0
     path = folder / f"shard-{number:06d}.parquet"
     temporary = folder / f".{path.name}.tmp"
     with temporary.open("wb") as file:

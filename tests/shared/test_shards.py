@@ -76,6 +76,13 @@ def test_shards_are_numbered_on_and_name_their_groups(tmp_path: Path) -> None:
     assert [(row.group, row.k) for row in shards.read_part(folder)] == [(1, 0), (3, 0), (3, 1), (7, 0)]
 
 
+def test_shards_are_numbered_on_beyond_six_digits(tmp_path: Path) -> None:
+    shards.write_shard(tmp_path, [make(0)]).rename(tmp_path / "shard-999999.parquet")
+    written = [shards.write_shard(tmp_path, [make(group)]) for group in (1, 2)]
+    assert [path.name for path in written] == ["shard-1000000.parquet", "shard-1000001.parquet"]
+    assert [row.group for row in shards.read_part(tmp_path)] == [0, 1, 2]
+
+
 def test_a_shard_cut_short_by_a_crash_is_no_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
