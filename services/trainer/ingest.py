@@ -35,6 +35,11 @@ _SCAN_S = 1.0
 _RECLAIM_S = 60.0
 _BEAT_S = 3.0
 _ALIVE_S = 15
+_SHARDS_A_SECOND = 100
+"""A part of so many shards waits a second for its next one, `_RECLAIM_S` at most, when all is written anyhow: a slow
+job of a day makes four thousand shards, not a hundred thousand."""
+_SHARD_CHARACTERS = 32 << 20
+"""JSON of complete groups that makes a shard without waiting: read into memory it takes several times as much."""
 _LINGER_S = 60.0
 """An ended job's stream is followed this long without a new entry: its last episodes may still be on their way."""
 
@@ -183,7 +188,9 @@ class Assembly:
         self._settings = settings
         self._partial: dict[tuple[str, int], dict[int, tuple[Entry, Trajectory]]] = defaultdict(dict)
         self._complete: dict[tuple[str, int], list[tuple[Entry, Trajectory]]] = {}
-        self._complete_since = 0.0
+        self._complete_since: float | None = None
+        self._shards: defaultdict[str, int] = defaultdict(int)
+        """Written so far, by part."""
 
     async def take(self, entries: Sequence[Entry]) -> None:
         """Sort new entries in: to their group, to the dead letters, or away if the dataset holds them."""
@@ -206,17 +213,21 @@ class Assembly:
             else:
                 siblings[trajectory.k] = (entry, trajectory)
                 if len(siblings) == trajectory.group_size:
-                    if not self._complete:
-                        self._complete_since = asyncio.get_running_loop().time()
                     self._complete[key] = list(self._partial.pop(key).values())
         await self._stream.release(stale)
         _entries.labels("duplicate").inc(len(stale))
 
     async def flush_if_due(self, now: float) -> None:
         """Write what is complete when it is enough for a shard, or has waited long enough."""
-        waited = now - self._complete_since
-        if self._complete and (
-            waited >= self._settings.flush_seconds or len(self._complete) >= self._settings.flush_groups
+        if not self._complete:
+            return
+        self._complete_since = self._complete_since or now
+        fewest = min(self._shards[part] for part, _ in self._complete)
+        entries = [entry for members in self._complete.values() for entry, _ in members]
+        if (
+            now - self._complete_since >= max(self._settings.flush_seconds, fewest / _SHARDS_A_SECOND)
+            or len(entries) >= self._settings.flush_trajectories
+            or sum(len(entry.payload) for entry in entries) >= _SHARD_CHARACTERS
         ):
             await self.flush()
 
@@ -232,9 +243,11 @@ class Assembly:
             (await self._ingest.recorded(self._job, part)).update(row.group for row in rows)
             await self._stream.release([entry.id for entry, _ in members])
             self.moved = True
+            self._shards[part] += 1
             _entries.labels("recorded").inc(len(members))
             _log.debug("shard written", job=self._job, part=part, shard=path.name, trajectories=len(rows))
         self._complete.clear()
+        self._complete_since = None
 
     async def close(self) -> None:
         """The job has ended: write what is complete, bury what never will be."""

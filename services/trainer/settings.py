@@ -13,9 +13,9 @@ class RecorderSettings(StoreSettings):
     redis_patience_s: float = 300.0
     """How long Redis may be out of reach before the process gives up."""
     flush_seconds: float = 1.0
-    """Longest time that a complete group waits for others to share its shard."""
-    flush_groups: int = 256
-    """Complete groups that make a shard without waiting."""
+    """Time that complete groups wait for others to share their shard; longer when a part has hundreds of shards."""
+    flush_trajectories: int = 2048
+    """Trajectories of complete groups that make a shard without waiting; keep it well below DRIFT_HIGH_WATER."""
 
 
 class TrainerSettings(RecorderSettings):

@@ -11,12 +11,12 @@ import pytest
 from redis.asyncio import Redis
 
 from services.trainer import ingest as ingest_module
-from services.trainer.ingest import Ingest
+from services.trainer.ingest import Assembly, Ingest
 from services.trainer.settings import TrainerSettings
-from shared import keys
+from shared import keys, shards
 from shared.shards import dataset_folder, list_shards, read_part
 from shared.status import JobStatus, State
-from shared.stream import TrajectoryStream, connect
+from shared.stream import Entry, TrajectoryStream, connect
 from shared.trajectory import Trajectory
 from tests.trainer.tiny import make_groups, make_trajectory
 
@@ -154,6 +154,50 @@ async def test_a_failing_disk_is_tried_again(
     async with ingesting(redis, settings):
         await until(lambda: _equals(TrajectoryStream(redis, job).backlog(), 0))
     assert recorded_ids(settings, job) == [one.id for one in rows]
+
+
+async def _a_group_a_second(assembly: Assembly, job: str, seconds: range) -> None:
+    for second in seconds:
+        trajectory = make_trajectory(job, group_size=1).model_copy(update={"group": second})
+        await assembly.take([Entry(f"{second}-1", trajectory.model_dump_json())])
+        await assembly.flush_if_due(second)
+        await assembly.flush_if_due(second + 0.5)
+
+
+async def test_a_slow_job_writes_at_once_at_first_and_ends_in_few_shards(
+    redis: Redis, settings: TrainerSettings, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group a second for an hour, by a clock of the test's own."""
+    written: list[list[int]] = []
+
+    def write(folder: Path, trajectories: list[Trajectory]) -> Path:
+        written.append([one.group for one in trajectories])
+        return folder / "shard"
+
+    monkeypatch.setattr(ingest_module, "write_shard", write)
+    assembly = Assembly(Ingest(redis, settings), TrajectoryStream(redis, job), job, settings)
+    await _a_group_a_second(assembly, job, range(1, 3601))
+    assert written[:3] == [[1], [2], [3]]
+    assert 500 < len(written) < 1000
+    assert len(written[-1]) <= 10, "none waited for more than a 360th of the time that the job had taken"
+    await assembly.flush()
+    assert [group for shard in written for group in shard] == list(range(1, 3601))
+
+
+@pytest.mark.parametrize("bound", ["trajectories", "characters"])
+async def test_enough_for_a_shard_waits_for_nothing(
+    redis: Redis, settings: TrainerSettings, job: str, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    settings = settings.model_copy(update={"flush_seconds": 1000.0})
+    if bound == "trajectories":
+        settings = settings.model_copy(update={"flush_trajectories": 3})
+    else:
+        one = make_trajectory(job, group=1, group_size=1).model_dump_json()
+        monkeypatch.setattr(ingest_module, "_SHARD_CHARACTERS", 3 * len(one))
+    assembly = Assembly(Ingest(redis, settings), TrajectoryStream(redis, job), job, settings)
+    await _a_group_a_second(assembly, job, range(1, 9))
+    paths = list_shards(dataset_folder(settings.runs_root, job, "rollout-0"))
+    assert [shards.groups_of(path) for path in paths] == [[1, 2, 3], [4, 5, 6]]
 
 
 async def test_duplicates_and_late_siblings_are_released_and_not_written(
