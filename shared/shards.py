@@ -88,7 +88,12 @@ def _number_of(shard: Path) -> int:
 
 
 def recorded_groups(folder: Path) -> set[int]:
-    """The groups that the part's shards hold; reads footers only."""
+    """The groups that the part's shards hold, for its writer, who then lets go of them; reads footers only.
+
+    The shards' names are made durable first: their writer may have failed between a rename and its sync.
+    """
+    if folder.is_dir():
+        sync_folder(folder)
     return {group for path in list_shards(folder) for group in groups_of(path)}
 
 

@@ -148,13 +148,13 @@ class Ingest:
             assembly = Assembly(self, TrajectoryStream(self._redis, job), job, self._settings)
             try:
                 await ensure_group(self._redis, keys.trajectories(job), keys.TRAINER_GROUP)
-                return await self._drain(job, assembly)
+                return await self._drain(job, assembly, patience)
             except (RedisError, OSError) as error:
-                if assembly.moved:
-                    patience.regain()
+                if isinstance(error, OSError):  # a shard may be there that its writer knows nothing of
+                    self._recorded = {key: groups for key, groups in self._recorded.items() if key[0] != job}
                 await patience.bear(error)
 
-    async def _drain(self, job: str, assembly: "Assembly") -> None:
+    async def _drain(self, job: str, assembly: "Assembly", patience: _Patience) -> None:
         stream = TrajectoryStream(self._redis, job)
         clock = asyncio.get_running_loop().time
         quiet_since = clock()
@@ -170,6 +170,8 @@ class Ingest:
             entries = await stream.read(_CONSUMER, _READ, block_ms)
             await assembly.take(entries)
             await assembly.flush_if_due(clock())
+            if assembly.settled:
+                patience.regain()
             if entries:
                 quiet_since = clock()
             elif clock() - quiet_since > _LINGER_S and await self._has_ended(job):
@@ -180,8 +182,6 @@ class Assembly:
     """The groups of one job on their way from the stream to the dataset."""
 
     def __init__(self, ingest: Ingest, stream: TrajectoryStream, job: str, settings: RecorderSettings) -> None:
-        self.moved = False
-        """Whether anything has reached the dataset since this assembly began."""
         self._ingest = ingest
         self._stream = stream
         self._job = job
@@ -191,6 +191,11 @@ class Assembly:
         self._complete_since: float | None = None
         self._shards: defaultdict[str, int] = defaultdict(int)
         """Written so far, by part."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing that could be written waits."""
+        return not self._complete
 
     async def take(self, entries: Sequence[Entry]) -> None:
         """Sort new entries in: to their group, to the dead letters, or away if the dataset holds them."""
@@ -242,7 +247,6 @@ class Assembly:
             path = await asyncio.to_thread(write_shard, folder, rows)
             (await self._ingest.recorded(self._job, part)).update(row.group for row in rows)
             await self._stream.release([entry.id for entry, _ in members])
-            self.moved = True
             self._shards[part] += 1
             _entries.labels("recorded").inc(len(members))
             _log.debug("shard written", job=self._job, part=part, shard=path.name, trajectories=len(rows))

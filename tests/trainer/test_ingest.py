@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.trainer import ingest as ingest_module
 from services.trainer.ingest import Assembly, Ingest
@@ -154,6 +155,49 @@ async def test_a_failing_disk_is_tried_again(
     async with ingesting(redis, settings):
         await until(lambda: _equals(TrajectoryStream(redis, job).backlog(), 0))
     assert recorded_ids(settings, job) == [one.id for one in rows]
+
+
+async def test_a_shard_whose_name_is_not_durable_yet_is_neither_written_again_nor_counted_on(
+    redis: Redis, settings: TrainerSettings, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sync of its folder fails after the rename, and then once more."""
+    rows = make_groups(job, groups=2)
+    real, failures = shards.sync_folder, iter([OSError("input/output error")] * 2)
+
+    def fail_twice(folder: Path) -> None:
+        for failure in failures:
+            raise failure
+        real(folder)
+
+    monkeypatch.setattr(shards, "sync_folder", fail_twice)
+    await publish(redis, job, rows)
+    async with ingesting(redis, settings):
+        await until(lambda: _equals(TrajectoryStream(redis, job).backlog(), 0))
+    assert next(failures, None) is None, "released only once a sync had succeeded"
+    assert recorded_ids(settings, job) == [one.id for one in rows]
+
+
+async def test_outages_with_health_between_them_are_borne_one_by_one(
+    redis: Redis, settings: TrainerSettings, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing could be written meanwhile: the only group was incomplete. A patience of 0 s bears one failure."""
+    rows = make_groups(job, groups=1)
+    real, answers = TrajectoryStream.read, ["fails", "answers", "fails"]
+
+    async def fail_at_times(stream: TrajectoryStream, consumer: str, count: int, block_ms: int) -> list[Entry]:
+        if answers and answers.pop(0) == "fails":
+            raise RedisConnectionError("gone")
+        return await real(stream, consumer, count, block_ms)
+
+    async def all_given() -> bool:
+        return not answers
+
+    monkeypatch.setattr(TrajectoryStream, "read", fail_at_times)
+    await publish(redis, job, rows[:1])
+    async with ingesting(redis, settings.model_copy(update={"redis_patience_s": 0.0})) as ingest:
+        await until(all_given)
+        await publish(redis, job, rows[1:])
+        await until(lambda: _recorded(ingest, job, "rollout-0", 1))
 
 
 async def _a_group_a_second(assembly: Assembly, job: str, seconds: range) -> None:
