@@ -16,11 +16,15 @@ from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shared.errors import SpecError
+from shared.grading import Kind
 from shared.job import MAX_TEMPLATE, DatasetSpec, JobSpec
 from shared.trajectory import Problem
 
 Message = dict[str, str]
 """`{"role": ..., "content": ...}` as the OpenAI protocol has it."""
+
+Roles = tuple[str, ...]
+"""Of the messages that open an episode: `system` and `user`, or `user` alone."""
 
 _FOLDER = Path(__file__).with_name("templates")
 BUILT_IN = tuple(sorted(path.stem for path in _FOLDER.glob("*.jinja")))
@@ -79,6 +83,11 @@ class Prompts:
     templates: dict[str, Template]
     max_turns: int
 
+    def roles(self, kind: Kind) -> Roles:
+        """Of the messages that open an episode on a problem of this kind."""
+        blocks = self.templates[kind].blocks
+        return ("system", "user") if "user" in blocks and "system" in blocks else ("user",)
+
     def open(self, problem: Problem) -> list[Message]:
         """s_1: the system message where the template has one, and the problem."""
         template = self.templates[problem.kind]
@@ -96,8 +105,7 @@ class Prompts:
                 return [{"role": "user", "content": "".join(template.root_render_func(context)).strip()}]
             return [
                 {"role": role, "content": "".join(template.blocks[role](context)).strip()}
-                for role in ("system", "user")
-                if role in template.blocks
+                for role in self.roles(problem.kind)
             ]
         except (TemplateError, ValueError, TypeError, ArithmeticError, IndexError) as error:
             raise SpecError(

@@ -23,7 +23,7 @@ from services.rollout.grader import PATIENCE_S, Grader
 from services.rollout.intake import Intake
 from services.rollout.jobs import Jobs, Part
 from services.rollout.problems.dataset import OnRow, Tally, count_problems, read_problems
-from services.rollout.prompts import Prompts, pair_prompts
+from services.rollout.prompts import Prompts, Roles, pair_prompts
 from services.rollout.settings import RolloutSettings
 from services.rollout.tickets import Tickets
 from services.rollout.turns import Turns
@@ -138,12 +138,13 @@ class Steps:
     async def _prepare(self, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """Every row is read and checked, and the engines found fit, before a token is generated."""
         rolled_out = await self._find_rollouts(spec.rollouts_of) if spec.rollouts_of else None
-        tallies = [
-            await self._count(status.id, dataset, prompts) if dataset else Tally()
-            for dataset, prompts in pair_prompts(spec)
-        ]
+        pairs = pair_prompts(spec)
+        tallies = [await self._count(status.id, dataset, prompts) if dataset else Tally() for dataset, prompts in pairs]
+        openings = {
+            prompts.roles(kind) for (_, prompts), tally in zip(pairs, tallies, strict=True) for kind in tally.kinds
+        }
         start = await self._intake.find_policy(spec.start_from) if spec.start_from else None
-        served = await self._inspect(spec, find_loading(spec, start), status, token)
+        served = await self._inspect(spec, find_loading(spec, start), openings, status, token)
         base = rolled_out.base if rolled_out else start or served.root
         problems = [tally.problems for tally in tallies]
         if rolled_out:
@@ -173,11 +174,13 @@ class Steps:
             )
         return status
 
-    async def _inspect(self, spec: JobSpec, loading: Loading, status: JobStatus, token: int) -> ServedModel:
+    async def _inspect(
+        self, spec: JobSpec, loading: Loading, openings: set[Roles], status: JobStatus, token: int
+    ) -> ServedModel:
         """The model that the engines serve; an engine that is only starting is waited for."""
         begun = time.monotonic()
         while True:
-            look = inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens, loading)
+            look = inspect(self._engines, self._settings.engine_model, spec.sampling.max_tokens, loading, openings)
             try:
                 return await obey_meanwhile(self._jobs, status.id, look)  # an engine may take its whole deadline
             except EngineDown as error:

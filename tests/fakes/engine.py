@@ -71,6 +71,8 @@ class FakeEngine:
     """It does not list its models yet."""
     taking_adapters: bool = True
     """Whether it was started with `--enable-lora`."""
+    taking_system: bool = True
+    """Whether the model's chat template takes a system message; Gemma-2's does not."""
     loadable: bool = True
     """Whether new weights can be loaded."""
     refused: int = 0
@@ -108,6 +110,8 @@ class FakeEngine:
         if asked not in (self.model, *self.adapters):
             return refuse(404, f"The model `{asked}` does not exist.")
         messages: list[Message] = body["messages"]  # pyright: ignore[reportAssignmentType]
+        if not self.taking_system and any(message["role"] == "system" for message in messages):
+            return refuse(400, "System role not supported")
         prompt = encode_chat(messages)
         room = self.max_model_len - len(prompt)
         if room < 1:

@@ -1,15 +1,17 @@
-"""What the engines are asked before a job generates a token: is the model there, is sampling neutral, is there room?
+"""What the engines are asked before a job generates a token: is the model there, is sampling neutral, is there room,
+and does the model's chat template take the messages that the job will send?
 
 Every parameter of the sampling is sent with each request. What an engine can still do by itself is cut answers short
 (a `max_new_tokens` of its generation configuration) and bend the distribution with logits processors of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from services.rollout.engines.control import Configuration, Control, ServedModel
 from services.rollout.engines.engine import Engine, EngineDown, Refused, Sampling
 from services.rollout.engines.pool import Engines
+from services.rollout.prompts import Roles
 
 Loading = Literal["nothing", "weights", "adapters"]
 """What a job will put into the engines: full weights, or LoRA adapters."""
@@ -17,11 +19,14 @@ Loading = Literal["nothing", "weights", "adapters"]
 PROBE = [{"role": "user", "content": "Count to ten."}]
 
 
-async def inspect(engines: Engines, name: str | None, max_tokens: int, loading: Loading) -> ServedModel:
+async def inspect(
+    engines: Engines, name: str | None, max_tokens: int, loading: Loading, openings: Iterable[Roles] = (("user",),)
+) -> ServedModel:
     """The model that all engines serve.
 
     Raises `Refused` when an engine that answers is not fit for a job with answers of `max_tokens` that will load such
-    policies, and `EngineDown` when none answers: then it may be asked again.
+    policies and open its episodes with one of `openings`, and `EngineDown` when none answers: then it may be asked
+    again.
     """
     found: list[tuple[Control, ServedModel]] = []
     away: EngineDown | None = None
@@ -35,7 +40,8 @@ async def inspect(engines: Engines, name: str | None, max_tokens: int, loading: 
                 await _check_loading(control, configuration, loading)
                 silent |= configuration is None
                 found.append((control, model))
-            await _probe(engine, found[-1][1].name, max_tokens if silent else 1)
+            for roles in openings:
+                await _probe(engine, found[-1][1].name, roles, max_tokens if silent else 1)
         except EngineDown as error:
             away = error
     if not found:
@@ -102,9 +108,15 @@ def _check_agreement(found: Sequence[tuple[Control, ServedModel]]) -> None:
             )
 
 
-async def _probe(engine: Engine, model: str, tokens: int) -> None:
+async def _probe(engine: Engine, model: str, roles: Roles, tokens: int) -> None:
     """One answer as the job will ask for it: with token ids, and of the length that was asked for."""
-    answer = await engine.answer(model, PROBE, Sampling(0.0, tokens, ignore_eos=True))
+    messages = [PROBE[0] | {"role": role} for role in roles]
+    try:
+        answer = await engine.answer(model, messages, Sampling(0.0, tokens, ignore_eos=True))
+    except Refused as error:
+        said = " and ".join(roles)
+        remedy = f"The model's chat template must take what `protocol.template` opens with, messages of {said}."
+        raise Refused(error.message, remedy=error.remedy or f"{remedy} `plain` has no system message.") from error
     if len(answer.token_ids) != tokens:
         raise Refused(
             f"The engine at {engine.url} cuts answers short by itself, at {len(answer.token_ids)} tokens of {tokens}.",

@@ -19,6 +19,7 @@ from services.rollout.problems.layout import AnswerLayout
 from services.rollout.problems.presets import get_preset, layout_of
 from services.rollout.problems.row import parse_problem
 from shared.errors import DatasetError
+from shared.grading import Kind
 from shared.job import Columns, DatasetSpec
 from shared.trajectory import Problem
 
@@ -34,6 +35,7 @@ class Tally:
     """Rows of one reading."""
 
     problems: int = 0
+    kinds: set[Kind] = field(default_factory=set[Kind])
     skipped: int = 0
     reasons: list[str] = field(default_factory=list[str])
     """Why the first few were skipped."""
@@ -68,6 +70,7 @@ def count_problems(
     for problem in read_problems(spec, data_root, tally, on_row):
         examine(problem)
         tally.problems += 1
+        tally.kinds.add(problem.kind)
     if tally.problems == 0:
         raise DatasetError(
             f"{spec.name} has no problems ({tally.skipped} bad rows skipped).",

@@ -1,4 +1,5 @@
-"""A job begins only at engines that know the model, add nothing to the sampling and have room for its answers."""
+"""A job begins only at engines that know the model, add nothing to the sampling and have room for its answers, and
+whose model takes the messages that it will send."""
 
 import httpx
 import pytest
@@ -90,3 +91,31 @@ async def test_a_job_of_adapters_is_refused_by_an_engine_that_takes_none(
     assert status.state is State.FAILED
     assert "--enable-lora" in str(status.error)
     assert status.steps_done == 0
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"protocol": {"template": "paper"}},
+        {"protocol": {"evaluation_template": "paper"}, "evaluate": [{"problems": PROBLEMS}]},
+        {"dataset": {"problems": [*PROBLEMS, {"id": "math", "problem": "Question, of another kind?", "answer": "4"}]}},
+    ],
+    ids=["rollout", "evaluation", "a kind among others"],
+)
+async def test_a_model_that_takes_no_system_message_is_refused_a_job_that_sends_one(
+    service: httpx.AsyncClient, engine: FakeEngine, spec: dict[str, object]
+) -> None:
+    engine.taking_system = False
+    status = await finish(service, await submit(service, **spec))
+    assert status.state is State.FAILED
+    assert "System role not supported" in str(status.error)
+    assert "`protocol.template`" in str(status.error)
+    assert not any("Question" in str(body["messages"]) for body in engine.requests)
+
+
+async def test_a_model_that_takes_no_system_message_does_a_job_that_sends_none(
+    service: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.taking_system = False
+    job = await submit(service, protocol={"template": "plain", "evaluation_template": "paper"})
+    assert (await finish(service, job)).state is State.SUCCEEDED
