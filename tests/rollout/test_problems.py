@@ -53,6 +53,16 @@ def test_a_shuffle_is_a_function_of_its_seed_and_a_limit_takes_its_beginning(tmp
     assert ids(shuffle_seed=1, limit=7) == ids(shuffle_seed=1, limit=7)
 
 
+@pytest.mark.parametrize("on_bad_row", ["fail", "skip"])
+def test_a_row_behind_the_limit_is_not_read(tmp_path: Path, on_bad_row: str) -> None:
+    spec = write(tmp_path, GOOD, GOOD, "not json").model_copy(update={"limit": 2, "on_bad_row": on_bad_row})
+    read: list[None] = []
+    tally = count_problems(spec, tmp_path, on_row=lambda: read.append(None))
+    assert (tally.problems, tally.skipped, len(read)) == (2, 0, 2)
+    mix = DatasetSpec(mix=[spec, write(tmp_path, "not json", name="other.jsonl")], limit=2)
+    assert count_problems(mix, tmp_path).problems == 2
+
+
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 9))
 @example(1_000, 80, 0)  # few of many: 80 are remembered, 90 are not
 @example(1_000, 90, 0)

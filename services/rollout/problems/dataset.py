@@ -6,6 +6,7 @@ counted.
 """
 
 import hashlib
+import itertools
 import math
 import random
 import tempfile
@@ -53,7 +54,9 @@ def read_problems(
         problems = (problem for part in spec.mix for problem in read_problems(part, data_root, tally, on_row))
     else:
         problems = _parse(spec, data_root, tally, on_row)
-    return _take(problems, spec.limit) if spec.shuffle_seed is None else _shuffle(problems, spec, on_row)
+    if spec.shuffle_seed is None:
+        return itertools.islice(problems, spec.limit)
+    return _shuffle(problems, spec, on_row)
 
 
 def count_problems(
@@ -120,13 +123,6 @@ def draw(values: "array[int]", count: int, source: random.Random) -> Iterator[in
         place = source.randrange(last + 1)
         yield values[place]
         values[place] = values[last]
-
-
-def _take(problems: Iterator[Problem], limit: int | None) -> Iterator[Problem]:
-    for count, problem in enumerate(problems):
-        if count == limit:
-            return
-        yield problem
 
 
 def _parse(spec: DatasetSpec, data_root: Path, tally: Tally, on_row: OnRow) -> Iterator[Problem]:
