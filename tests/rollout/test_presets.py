@@ -123,6 +123,15 @@ def test_a_preset_reads_its_set_from_the_hub(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("name", "id"), [("math500", "test/algebra/1.json"), ("arc_easy", "x"), ("mmlu_pro", "70"), ("svamp", "chal-2")]
+)
+def test_a_problem_keeps_the_sets_own_id(name: str, id: str, tmp_path: Path) -> None:
+    first = next(read_problems(DatasetSpec(preset=name), tmp_path))
+    assert first.id == id
+
+
+@pytest.mark.usefixtures("hub")
 def test_gpqas_options_are_shuffled_alike_every_time(tmp_path: Path) -> None:
     first, again = (list(read_problems(DatasetSpec(preset="gpqa_diamond"), tmp_path)) for _ in range(2))
     assert first == again

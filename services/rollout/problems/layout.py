@@ -83,7 +83,7 @@ class Layout(AnswerLayout):
     def adapt(self, row: Mapping[str, object], id: str) -> Mapping[str, object]:
         """The row in this project's fields, which it may have already. Raises as `AnswerLayout.adapt`."""
         if row.get("problem") and row.get("answer") is not None:
-            return row
+            return {"id": row.get(self.id or "id"), **row}
         if self.id is not None:
             id = str(_read_cell(row, self.id))
         problem = " ".join(str(_read_cell(row, column)).strip() for column in self.problem)
