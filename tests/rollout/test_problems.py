@@ -93,6 +93,11 @@ def test_a_shuffle_takes_no_memory_beside_its_eight_bytes_a_row(count: int) -> N
         ({**GOOD, "answer": "C"}, "field answer"),
         ({**GOOD, "choices": None}, "field choices"),
         ({**GOOD, "problem": ""}, "field problem"),
+        ({**GOOD, "problem": " \t"}, "field problem: blank"),
+        ({**GOOD, "answer": ""}, "field answer: blank"),
+        ({"problem": "Q", "answer": " "}, "field answer: blank"),
+        ({"problem": "Q", "answer": ["4", ""]}, "field answer: blank"),
+        ({"problem": "Q", "answer": "", "kind": "string"}, "field answer: blank"),
         ({**GOOD, "kind": "essay"}, "field kind"),
         ({**GOOD, "kind": "math", "answer": "1" * (MAX_TEXT + 1)}, "field answer"),
         ({**GOOD, "choices": ["x", "y" * (MAX_TEXT + 1)]}, "field choices"),
@@ -206,6 +211,13 @@ def test_an_answer_that_is_not_in_its_form_is_named_by_line_and_field(
 ) -> None:
     spec = write(tmp_path, {"problem": "Q"} | row).model_copy(update={"answer_form": "index"})
     with pytest.raises(DatasetError, match=rf"rows\.jsonl, line 1, field {fault}"):
+        count_problems(spec, tmp_path)
+
+
+@pytest.mark.parametrize(("form", "solution"), [("after_hashes", "2 + 2 is\n#### "), ("boxed", r"It is \boxed{}.")])
+def test_a_solution_without_its_answer_is_named_by_line_and_field(tmp_path: Path, form: str, solution: str) -> None:
+    spec = write(tmp_path, {"problem": "Q", "answer": solution}).model_copy(update={"answer_form": form})
+    with pytest.raises(DatasetError, match=r"rows\.jsonl, line 1, field answer: blank"):
         count_problems(spec, tmp_path)
 
 

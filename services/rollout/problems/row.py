@@ -59,12 +59,15 @@ def _to_text(row: dict[str, object]) -> dict[str, object]:
 
 
 def _check(problem: Problem, place: str) -> Problem:
+    golds = [problem.answer] if isinstance(problem.answer, str) else problem.answer
+    for field, texts in {"problem": [problem.problem], "answer": golds}.items():
+        if not all(text.strip() for text in texts):
+            raise DatasetError(f"{place}, field {field}: blank.", remedy="Fill it in, or leave the row out.")
     if problem.kind != "choice":
         return problem
     if problem.choices is None:
         raise DatasetError(f"{place}, field choices: missing.", remedy="A choice problem lists its options' texts.")
     letters = string.ascii_uppercase[: len(problem.choices)]
-    golds = [problem.answer] if isinstance(problem.answer, str) else problem.answer
     for gold in golds:
         if len(gold) != 1 or gold not in letters:
             raise DatasetError(
