@@ -39,6 +39,12 @@ def test_rows_come_in_the_files_order(tmp_path: Path, name: str) -> None:
     assert [problem.id for problem in read_problems(spec, tmp_path)] == ["0", "1", "2", "3", "4"]
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path, name: str) -> None:
+    spec = write(tmp_path, "\ufeff" + json.dumps(GOOD), {**GOOD, "id": "2"}, name=name)
+    assert [problem.id for problem in read_problems(spec, tmp_path)] == ["1", "2"]
+
+
 def test_a_shuffle_is_a_function_of_its_seed_and_a_limit_takes_its_beginning(tmp_path: Path) -> None:
     spec = write(tmp_path, *({**GOOD, "id": str(n)} for n in range(50)))
 

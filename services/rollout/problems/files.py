@@ -77,7 +77,7 @@ def read_parquet(path: Path) -> Iterator[Mapping[str, object]]:
 
 def _read_json_lines(path: Path) -> Iterator[tuple[Place, Row]]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
+    with opener(path, "rt", encoding="utf-8-sig") as lines:
         for number in itertools.count(1):
             line = lines.readline(_MAX_LINE)
             if not line:
