@@ -62,8 +62,8 @@ class DatasetSpec(Schema):
             raise ValueError(
                 f"give exactly one of {', '.join(f'`{name}`' for name in sources)}; got {', '.join(named) or 'none'}"
             )
-        if self.mix and (self.columns or any(part.mix for part in self.mix)):
-            raise ValueError("a `mix` is of plain sets, each with its own `columns`")
+        if self.mix and (self.columns or self.on_bad_row != "fail" or any(part.mix for part in self.mix)):
+            raise ValueError("a `mix` is of plain sets, each with its own `columns` and `on_bad_row`")
         if self.config is not None and self.hub is None:
             raise ValueError("`config` belongs to `hub`")
         if self.split is not None and self.hub is None and self.preset is None:

@@ -315,3 +315,10 @@ def test_a_bad_row_of_a_mix_is_refused_or_skipped_as_its_own_set_says(tmp_path: 
         count_problems(DatasetSpec(mix=[good, bad]), tmp_path)
     tally = count_problems(DatasetSpec(mix=[good, bad.model_copy(update={"on_bad_row": "skip"})]), tmp_path)
     assert (tally.problems, tally.skipped) == (2, 1)
+
+
+def test_what_a_mix_would_ignore_is_refused() -> None:
+    parts = [{"path": "a.jsonl"}, {"path": "b.jsonl"}]
+    for ignored in ({"on_bad_row": "skip"}, {"columns": {"id": "key"}}):
+        with pytest.raises(ValueError, match="each with its own"):
+            DatasetSpec.model_validate({"mix": parts} | ignored)
