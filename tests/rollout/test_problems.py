@@ -275,6 +275,19 @@ def test_a_parquet_file_is_never_in_memory_as_a_whole(tmp_path: Path, row_group:
     assert most < (tmp_path / "rows.parquet").stat().st_size / 2
 
 
+def test_numbers_as_answers_and_options_are_texts(tmp_path: Path) -> None:
+    row = {"problem": "Q", "answer": "B", "choices": [3, 4.5]}
+    pq.write_table(pa.Table.from_pylist([row | {"choices": [3.0, 4.5]}]), tmp_path / "rows.parquet")
+    (tmp_path / "rows.csv").write_text('problem,answer,choices\nQ,B,"[3, 4.5]"\n')
+    assert write(tmp_path, row, {"problem": "Q", "answer": [3, "4.5"]}).path == "rows.jsonl"
+    lines, cells, table = (
+        list(read_problems(DatasetSpec(path=f"rows.{ending}"), tmp_path)) for ending in ("jsonl", "csv", "parquet")
+    )
+    assert lines[0].choices == cells[0].choices == ["3", "4.5"]
+    assert table[0].choices == ["3.0", "4.5"]
+    assert lines[1].answer == ["3", "4.5"]
+
+
 @pytest.mark.parametrize("seed", [None, 5])
 def test_bad_rows_can_be_skipped_and_are_counted(tmp_path: Path, seed: int | None) -> None:
     spec = write(tmp_path, GOOD, "not json", {**GOOD, "answer": "Z"}, {**GOOD, "id": "2"}, [1])

@@ -3,6 +3,7 @@
 import json
 import string
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import cast
 
 from pydantic import ValidationError
@@ -47,15 +48,19 @@ def parse_problem(row: Mapping[str, object], place: str, columns: Columns, numbe
 
 
 def _to_text(row: dict[str, object]) -> dict[str, object]:
-    """Numbers as ids and answers become text, and a cell that holds a JSON list of choices becomes that list."""
-    made = {name: str(value) if isinstance(value, int | float) else value for name, value in row.items()}
-    choices = made.get("choices")
+    """Numbers become text, alone or in a list, and a cell that holds a JSON list of choices becomes that list."""
+    choices = row.get("choices")
     if isinstance(choices, str) and choices.startswith("["):
-        try:
-            made["choices"] = json.loads(choices)
-        except (ValueError, RecursionError):
-            return made
-    return made
+        with suppress(ValueError, RecursionError):  # the schema says what is wrong with it
+            row = row | {"choices": json.loads(choices)}
+    return {
+        name: [_spell(each) for each in cast(list[object], value)] if isinstance(value, list) else _spell(value)
+        for name, value in row.items()
+    }
+
+
+def _spell(value: object) -> object:
+    return str(value) if isinstance(value, int | float) else value
 
 
 def _check(problem: Problem, place: str) -> Problem:
