@@ -65,7 +65,7 @@ class Archive:
         self._redis = redis
         self._runs_root = runs_root
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
-        self._columns: OrderedDict[Path, tuple[str, Outcomes]] = OrderedDict()
+        self._columns: OrderedDict[Path, Outcomes] = OrderedDict()
         self._rows = 0
         self._joined: OrderedDict[Path, Recorded] = OrderedDict()
         """Parts without waiting entries."""
@@ -140,15 +140,15 @@ class Archive:
             return self._joined[folder]
         held = [self._read_columns(path) for path in paths]
         if mine:
-            in_shards = {int(group) for _, outcomes in held for group in np.unique(outcomes.group)}
+            in_shards = {int(group) for outcomes in held for group in np.unique(outcomes.group)}
             for id in [id for id, _, row in mine if int(row.group[0]) in in_shards]:
                 del waiting.entries[id]
             mine = [one for one in mine if one[0] in waiting.entries]
-        outcomes, order = Outcomes.join([*(outcomes for _, outcomes in held), *(row for _, _, row in mine), _NONE])
-        lengths = [len(outcomes) for _, outcomes in held]
+        outcomes, order = Outcomes.join([*held, *(row for _, _, row in mine), _NONE])
+        lengths = [len(outcomes) for outcomes in held]
         source = np.concatenate([np.repeat(np.arange(len(paths)), lengths), np.full(len(mine), STREAM)])
         place = np.concatenate([*(np.arange(length) for length in lengths), np.arange(len(mine))])
-        policies = [policy for policy, _ in held] + [policy for _, policy, _ in mine]
+        policies = [shards.policy_of(path) for path in paths[:1]] + [policy for _, policy, _ in mine]
         recorded = Recorded(
             part=folder.name,
             policy=policies[0] if policies else "",
@@ -164,14 +164,14 @@ class Archive:
                 self._joined.popitem(last=False)
         return recorded
 
-    def _read_columns(self, path: Path) -> tuple[str, Outcomes]:
+    def _read_columns(self, path: Path) -> Outcomes:
         if path not in self._columns:
-            self._columns[path] = (shards.policy_of(path), Outcomes.read(path))
-            self._rows += len(self._columns[path][1])
+            self._columns[path] = Outcomes.read(path)
+            self._rows += len(self._columns[path])
         self._columns.move_to_end(path)
         read = self._columns[path]
         while self._rows > _MOST_ROWS and len(self._columns) > 1:
-            _, (_, dropped) = self._columns.popitem(last=False)
+            _, dropped = self._columns.popitem(last=False)
             self._rows -= len(dropped)
         return read
 

@@ -316,3 +316,26 @@ async def test_what_went_to_the_dead_letters_is_not_recorded(
     assert await redis.xlen(keys.dead_letters(job)) == K
     weights = await ask(service, job, "weights")
     assert weights["composition"]["complete"] == len(PROBLEMS) - 1
+
+
+async def test_a_job_of_many_shards_is_read_by_opening_each_once(
+    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = dataset_folder(tmp_path, "slow", "rollout-0")
+    for group in range(5):
+        one = Trajectory(
+            job="slow", phase="rollout", stage=0, policy="base", group=group, k=0, group_size=1,
+            problem=Problem(id="1", problem="?", answer="A"), turns=[], ending="failed", engine="e", model="m",
+        )  # fmt: skip
+        write_shard(folder, [one])
+    opened: list[Path] = []
+    real = pq.ParquetFile
+
+    def count(path: Path) -> pq.ParquetFile:
+        opened.append(path)
+        return real(path)
+
+    monkeypatch.setattr(pq, "ParquetFile", count)
+    (recorded,) = await Archive(redis, tmp_path).read("slow")
+    assert (recorded.policy, list(recorded.outcomes.group)) == ("base", [0, 1, 2, 3, 4])
+    assert len(opened) <= 5 + 1, "the first one again, for the part's policy"
