@@ -190,11 +190,12 @@ class Control:
     async def load_weights(self, weights: str) -> None:
         """Put the weights of a Hugging Face folder in place, without a restart, and drop the prefix cache.
 
-        The label is written last: an engine that was given up half-way never passes for a finished one.
+        The label is taken away first and written last: an engine that was given up half-way, and perhaps is paused
+        still, never passes for a finished one.
         """
-        await self._control("/pause", {})  # What is in flight ends with `abort`, and is repeated.
+        await self._control("/update_weight_version", {"new_version": _LOADING})
         try:
-            await self._control("/update_weight_version", {"new_version": _LOADING})
+            await self._control("/pause", {})  # What is in flight ends with `abort`, and is repeated.
             rpc = {"method": "reload_weights", "kwargs": {"weights_path": weights}}
             await self._control("/collective_rpc", rpc)
             await self._control("/reset_prefix_cache", {})

@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from services.rollout.app import create_app
-from services.rollout.engines.control import adapter_name
-from services.rollout.engines.engine import Sampling
+from services.rollout.engines.control import Control, adapter_name
+from services.rollout.engines.engine import EngineDown, Sampling
 from services.rollout.engines.policy import Policies
 from services.rollout.engines.pool import Engines
 from services.rollout.settings import RolloutSettings
@@ -186,3 +187,23 @@ async def test_what_is_in_flight_when_the_policy_changes_is_asked_again_under_th
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     await engines.close()
+
+
+@pytest.mark.parametrize("requests", range(1, 6))
+async def test_an_engine_whose_loading_was_cut_off_does_not_pass_for_one_that_serves(requests: int) -> None:
+    """The loading process dies after this many of its requests: what it would have sent then never arrives."""
+    label, arrived = "/weights/old", 0
+
+    def take(request: httpx.Request) -> httpx.Response:
+        nonlocal label, arrived
+        arrived += 1
+        if arrived > requests:
+            raise httpx.ConnectError("the process is dead")
+        if request.url.path == "/update_weight_version":
+            label = json.loads(request.content)["new_version"]
+        return httpx.Response(200, json={})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(take)) as client:
+        with pytest.raises(EngineDown):
+            await Control("http://engine", client).load_weights("/weights/new")
+    assert label not in ("/weights/old", "/weights/new")
