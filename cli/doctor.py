@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.rollout.engines.engine import Sampling
-from services.rollout.engines.inspection import PROBE, inspect
+from services.rollout.engines.inspection import PROBE, PROBE_S, inspect
 from services.rollout.engines.pool import Engines
 from services.rollout.problems.files import ENDINGS
 from services.rollout.settings import RolloutSettings
@@ -146,7 +146,7 @@ async def look_at_engines(settings: RolloutSettings) -> Finding:
     engines = Engines(settings, CollectorRegistry())
     try:
         model = await inspect(engines, settings.engine_model, max_tokens=1, loading="nothing")
-        answer = await engines.members[0].answer(model.name, PROBE, Sampling(1.0, 4))
+        answer = await engines.members[0].answer(model.name, PROBE, Sampling(1.0, 4), within_s=PROBE_S)
     finally:
         await engines.close()
     return Finding(

@@ -1,8 +1,9 @@
-"""A circuit breaker: an engine that keeps failing is left alone, then tried with a single request.
+"""A circuit breaker: an engine that keeps failing is left alone, then tried with a probe of its watcher.
 
 closed: every request goes through; `FAILURES` failures in a row open it.
-open: none goes through, for a pause that doubles with every failed try.
-half-open: one request goes through; its success closes the breaker, its failure opens it again.
+open: none goes through, for a pause that doubles with every failed probe.
+half-open: only the probe goes through, since a real request may take minutes; its success closes the breaker, its
+failure opens it again.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,6 @@ class Breaker:
         self._failures = 0
         self._pause = FIRST_PAUSE_S
         self._until: float | None = None
-        self._probing = False
 
     @property
     def state(self) -> Circuit:
@@ -35,30 +35,20 @@ class Breaker:
             return Circuit.CLOSED
         return Circuit.OPEN if self._clock() < self._until else Circuit.HALF_OPEN
 
-    @property
-    def admits(self) -> bool:
-        """Whether a request may go through now."""
-        return self.state is Circuit.CLOSED or (self.state is Circuit.HALF_OPEN and not self._probing)
-
-    def begin(self) -> None:
-        """A request goes through; one of `succeed`, `fail` and `abandon` must follow."""
-        self._probing = self._probing or self.state is Circuit.HALF_OPEN
-
     def succeed(self) -> None:
         """The engine has answered."""
-        self._failures, self._pause, self._until, self._probing = 0, FIRST_PAUSE_S, None, False
+        self._failures, self._pause, self._until = 0, FIRST_PAUSE_S, None
 
     def fail(self) -> None:
         """The engine has not answered, or with a fault of its own."""
         self._failures += 1
         state = self.state
         if state is Circuit.CLOSED and self._failures >= FAILURES:
-            self._until = self._clock() + self._pause
+            self.open()
         elif state is Circuit.HALF_OPEN:
             self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
-            self._until = self._clock() + self._pause
-        self._probing = False
+            self.open()
 
-    def abandon(self) -> None:
-        """The request ended without saying anything of the engine: it was cancelled, or refused for its own sake."""
-        self._probing = False
+    def open(self) -> None:
+        """Let nothing through for a pause."""
+        self._until = self._clock() + self._pause

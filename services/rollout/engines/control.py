@@ -46,6 +46,8 @@ class Served:
 
     root: str
     """Folder or hub name of the weights that it was started with, and is back on after a restart."""
+    name: str
+    """What requests for full weights ask for."""
     weights: str | None
     """Folder or hub name of the full weights; None while they are being replaced."""
     adapters: dict[str, str] = field(default_factory=dict)
@@ -163,10 +165,10 @@ class Control:
         """What the engine serves now, in its own words."""
         cards = await self._cards()
         adapters = {card.id: card.root or "" for card in cards if card.parent is not None}
-        root = next((card.root or card.id for card in cards if card.parent is None), "")
+        root, name = next(((card.root or card.id, card.id) for card in cards if card.parent is None), ("", ""))
         reply = await self._get("/weight_info")
         label = self._read(_Weights, reply).weight_version if reply.is_success else _DEFAULT
-        return Served(root, root if label == _DEFAULT else None if label == _LOADING else label, adapters)
+        return Served(root, name, root if label == _DEFAULT else None if label == _LOADING else label, adapters)
 
     async def in_development(self) -> bool:
         """Whether the routes are there that put weights in place."""

@@ -99,17 +99,24 @@ class Engine:
     @property
     def places(self) -> int:
         """How many more requests it may be sent now."""
-        if not self.breaker.admits:
-            return 0
-        return self.limit.value - self.in_flight if self.breaker.state is Circuit.CLOSED else 1
+        return self.limit.value - self.in_flight if self.breaker.state is Circuit.CLOSED else 0
 
-    async def answer(self, model: str, messages: Sequence[Message], sampling: Sampling, group: int = 0) -> Answer:
-        """Sample one answer; raises `EngineDown` where repeating may help and `Refused` where it may not."""
-        self.breaker.begin()
+    async def answer(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        group: int = 0,
+        within_s: float | None = None,
+    ) -> Answer:
+        """Sample one answer, `within_s` seconds where that is given.
+
+        Raises `EngineDown` where repeating may help and `Refused` where it may not.
+        """
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            answer = await self._ask(model, messages, sampling, group)
+            answer = await self._ask(model, messages, sampling, group, asyncio.timeout(within_s))
         except Refused:
             self.breaker.succeed()
             raise
@@ -121,15 +128,14 @@ class Engine:
             self.serving = None  # Until it has been seen to serve this policy: it may be another process by then.
             self.doubted.set()
             raise
-        except asyncio.CancelledError:
-            self.breaker.abandon()
-            raise
         finally:
             self.in_flight -= 1
         self.breaker.succeed()
         return answer
 
-    async def _ask(self, model: str, messages: Sequence[Message], sampling: Sampling, group: int) -> Answer:
+    async def _ask(
+        self, model: str, messages: Sequence[Message], sampling: Sampling, group: int, wait: asyncio.Timeout
+    ) -> Answer:
         body = NEUTRAL | {
             "model": model,
             "messages": list(messages),
@@ -144,7 +150,7 @@ class Engine:
                 headers |= outgoing_headers()
                 url = f"{self.url}/v1/chat/completions"
                 sent = self._session().post(url, data=orjson.dumps(body), headers=headers, allow_redirects=False)
-                async with sent as reply:
+                async with wait, sent as reply:
                     content, status = await reply.read(), reply.status
         except (aiohttp.ClientError, TimeoutError) as error:
             raise EngineDown(f"The engine at {self.url} does not answer: {type(error).__name__}.") from error

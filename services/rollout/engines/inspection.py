@@ -17,6 +17,8 @@ Loading = Literal["nothing", "weights", "adapters"]
 """What a job will put into the engines: full weights, or LoRA adapters."""
 
 PROBE = [{"role": "user", "content": "Count to ten."}]
+PROBE_S = 120.0
+"""Longest wait for a probe: it may have to queue behind what others ask; and a second more for each token."""
 
 
 async def inspect(
@@ -41,7 +43,7 @@ async def inspect(
                 silent |= configuration is None
                 found.append((control, model))
             for roles in openings:
-                await _probe(engine, found[-1][1].name, roles, max_tokens if silent else 1)
+                await probe(engine, found[-1][1].name, roles, max_tokens if silent else 1)
         except EngineDown as error:
             away = error
     if not found:
@@ -108,11 +110,11 @@ def _check_agreement(found: Sequence[tuple[Control, ServedModel]]) -> None:
             )
 
 
-async def _probe(engine: Engine, model: str, roles: Roles, tokens: int) -> None:
-    """One answer as the job will ask for it: with token ids, and of the length that was asked for."""
+async def probe(engine: Engine, model: str, roles: Roles = ("user",), tokens: int = 1) -> None:
+    """One answer as a job asks for it: with token ids, and of the length that was asked for."""
     messages = [PROBE[0] | {"role": role} for role in roles]
     try:
-        answer = await engine.answer(model, messages, Sampling(0.0, tokens, ignore_eos=True))
+        answer = await engine.answer(model, messages, Sampling(0.0, tokens, ignore_eos=True), within_s=PROBE_S + tokens)
     except Refused as error:
         said = " and ".join(roles)
         remedy = f"The model's chat template must take what `protocol.template` opens with, messages of {said}."

@@ -13,9 +13,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.rollout.engines.breaker import Circuit
 from services.rollout.engines.control import ADAPTER_PREFIX, Control, Served, adapter_name
 from services.rollout.engines.engine import Engine, EngineDown, Refused
-from services.rollout.engines.inspection import check_neutral
+from services.rollout.engines.inspection import check_neutral, probe
 from services.rollout.engines.observation import EngineState, Looks, describe
 from services.rollout.engines.pool import Engines
 from shared.errors import DriftError
@@ -141,7 +142,7 @@ class Policies:
 
     def _is_confirmed(self, engine: Engine) -> bool:
         lately = time.monotonic() - self._confirmed.get(engine.url, float("-inf")) < CONFIRM_S
-        return lately and engine.serving == self._engines.wanted
+        return lately and engine.serving == self._engines.wanted and engine.breaker.state is Circuit.CLOSED
 
     async def _look_after(self, engine: Engine, controls: list[Control]) -> str | None:
         """The wanted weights, when the engine serves them; its servers are given them first if need be."""
@@ -157,6 +158,8 @@ class Policies:
         for served in found:
             if not _fits(served, wanted, base):
                 raise EngineDown(f"{engine.url} serves {served.weights or 'unfinished weights'}, not {wanted}.")
+        if engine.breaker.state is Circuit.HALF_OPEN:
+            await probe(engine, request_model(wanted, found[0].name))
         return wanted
 
     async def _put_in_place(self, engine: Engine, control: Control, wanted: str, base: str | None) -> Served | None:

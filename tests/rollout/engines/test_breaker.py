@@ -1,4 +1,4 @@
-"""An engine that keeps failing is left alone, then tried with one request at a time."""
+"""An engine that keeps failing is left alone, then tried with one probe at a time."""
 
 from services.rollout.engines.breaker import FAILURES, FIRST_PAUSE_S, LONGEST_PAUSE_S, Breaker, Circuit
 
@@ -14,7 +14,6 @@ def opened() -> tuple[Breaker, Clock]:
     clock = Clock()
     breaker = Breaker(clock)
     for _ in range(FAILURES):
-        breaker.begin()
         breaker.fail()
     return breaker, clock
 
@@ -23,23 +22,19 @@ def test_failures_in_a_row_open_it_and_a_success_between_them_does_not() -> None
     breaker = Breaker(Clock())
     for _ in range(5):
         for _ in range(FAILURES - 1):
-            breaker.begin()
             breaker.fail()
-        breaker.begin()
         breaker.succeed()
     assert breaker.state is Circuit.CLOSED
     breaker, _ = opened()
-    assert (breaker.state, breaker.admits) == (Circuit.OPEN, False)
+    assert breaker.state is Circuit.OPEN
 
 
-def test_after_its_pause_one_request_goes_through_and_its_success_closes_it() -> None:
+def test_after_its_pause_a_success_closes_it() -> None:
     breaker, clock = opened()
     clock.now += FIRST_PAUSE_S
-    assert (breaker.state, breaker.admits) == (Circuit.HALF_OPEN, True)
-    breaker.begin()
-    assert not breaker.admits
+    assert breaker.state is Circuit.HALF_OPEN
     breaker.succeed()
-    assert (breaker.state, breaker.admits) == (Circuit.CLOSED, True)
+    assert breaker.state is Circuit.CLOSED
 
 
 def test_each_failed_try_doubles_the_pause_up_to_a_limit() -> None:
@@ -47,10 +42,9 @@ def test_each_failed_try_doubles_the_pause_up_to_a_limit() -> None:
     pauses: list[float] = []
     for _ in range(8):
         begun = clock.now
-        while not breaker.admits:
+        while breaker.state is Circuit.OPEN:
             clock.now += 0.5
         pauses.append(clock.now - begun)
-        breaker.begin()
         breaker.fail()
     assert pauses[:3] == [FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S]
     assert pauses[-1] == LONGEST_PAUSE_S
@@ -61,12 +55,4 @@ def test_a_burst_of_failures_counts_as_one_opening() -> None:
     for _ in range(200):
         breaker.fail()
     clock.now += FIRST_PAUSE_S
-    assert breaker.admits
-
-
-def test_a_try_that_was_cancelled_leaves_room_for_the_next() -> None:
-    breaker, clock = opened()
-    clock.now += FIRST_PAUSE_S
-    breaker.begin()
-    breaker.abandon()
-    assert breaker.admits
+    assert breaker.state is Circuit.HALF_OPEN

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.rollout.engines.breaker import Circuit
 from services.rollout.engines.engine import EngineDown, Refused, Sampling
+from services.rollout.engines.inspection import PROBE
 from services.rollout.engines.limit import Limit
 from services.rollout.engines.policy import Policies
 from services.rollout.engines.pool import Engines
@@ -81,15 +83,31 @@ async def test_an_engine_that_goes_away_loses_only_its_own_groups(pool: Engines,
             await asyncio.sleep(0.05)
 
 
-async def test_an_engine_that_keeps_failing_gets_one_request_at_a_time_until_it_answers(
+async def test_an_engine_that_keeps_failing_gets_one_probe_at_a_time_until_it_answers(
     pool: Engines, two: list[FakeEngine]
 ) -> None:
     await until_only_the_first_serves(pool, two)
     two[0].broken = 9
     asked = len(two[0].requests)
     await asyncio.gather(*(ask(pool, group) for group in range(8)))
-    # The first eight fail together and open the breaker; then a single one is tried, fails, and is tried again.
-    assert len(two[0].requests) - asked == 8 + 1 + 8
+    # The first eight fail together and open the breaker; then a probe fails, and the next does not.
+    assert [body["messages"] == PROBE for body in two[0].requests[asked:]] == [False] * 8 + [True] * 2 + [False] * 8
+
+
+async def test_requests_do_not_wait_for_one_of_them_to_find_that_a_failing_engine_is_back(
+    pool: Engines, two: list[FakeEngine]
+) -> None:
+    await until_only_the_first_serves(pool, two)
+    two[0].broken = 3
+    failing = [asyncio.create_task(ask(pool, group)) for group in range(3)]
+    async with asyncio.timeout(60):
+        while pool.members[0].breaker.state is Circuit.CLOSED:
+            await asyncio.sleep(0.005)
+    two[0].latency_s = 0.5
+    waiting = [asyncio.create_task(ask(pool, group)) for group in range(20)]
+    await asyncio.wait((*failing, *waiting), return_when=asyncio.FIRST_COMPLETED)
+    assert sum(body["messages"] == ASK for body in two[0].requests) == 3 + 3 + 20
+    await asyncio.gather(*failing, *waiting)
 
 
 async def test_a_request_that_no_engine_would_take_is_not_repeated(pool: Engines, two: list[FakeEngine]) -> None:
