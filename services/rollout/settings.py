@@ -22,7 +22,8 @@ class RolloutSettings(StoreSettings):
     engine_in_flight_max: Annotated[int, Field(ge=1)] = 4096
     """Most requests in flight at one engine from this process; how many really are follows the engine's load."""
     engine_deadline_s: Annotated[float, Field(gt=0)] = 900.0
-    """Longest that one turn is without a fit engine, or loses to engines that fail; then the trajectory fails."""
+    """Longest that one turn is without a fit engine, or loses to engines that fail; then the trajectory fails. What an
+    engine has in flight that samples nothing for so long is repeated elsewhere. An answer itself may take longer."""
     verifier_url: str = "http://127.0.0.1:8001"
     """The verifier service."""
     data_root: Path = Path("data")

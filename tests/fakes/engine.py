@@ -63,6 +63,8 @@ class FakeEngine:
     """Whether the routes of vLLM's development mode are there."""
     reticent: bool = False
     """Whether `/server_info` fails, as vLLM's does in a container without pip."""
+    hanging: bool = False
+    """It answers neither its health check nor how much it has to do."""
     broken: int = 0
     """This many of the next completions are answered with 500."""
     down: bool = False
@@ -168,11 +170,15 @@ def build_app(engine: FakeEngine) -> FastAPI:
     app = FastAPI()
     engine.restart()
 
-    @app.get("/health")
+    async def hang() -> None:
+        while engine.hanging:
+            await asyncio.sleep(0.01)
+
+    @app.get("/health", dependencies=[Depends(hang)])
     async def health() -> Response:
         return Response(status_code=503 if engine.down else 200)
 
-    @app.get("/metrics")
+    @app.get("/metrics", dependencies=[Depends(hang)])
     async def metrics() -> Response:
         labels = f'{{engine="0",model_name="{engine.model}"}}'
         lines = {

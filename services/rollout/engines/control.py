@@ -6,6 +6,7 @@ The engine itself says which weights it serves: the label that vLLM keeps in the
 
 import hashlib
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from services.rollout.engines.engine import EngineDown, Refused
 from services.rollout.engines.limit import Load
 
-_LOOK_S = 5.0
+LOOK_S = 5.0
 _SURVEY_S = 60.0
 """vLLM looks over its whole machine when it is first asked for its configuration."""
 _LOAD_S = 600.0
@@ -121,20 +122,22 @@ class Control:
 
     def __init__(self, url: str, client: httpx.AsyncClient) -> None:
         self.url = url
+        self.heard = time.monotonic()
+        """When the engine last answered anything."""
         self._client = client
 
     async def healthy(self) -> bool:
         """Whether the engine answers its health check."""
         try:
-            return (await self._client.get(f"{self.url}/health", timeout=_LOOK_S)).status_code == 200
-        except httpx.TransportError:
+            return (await self._get("/health")).status_code == 200
+        except EngineDown:
             return False
 
     async def load(self) -> Load | None:
         """What is running and waiting there, for all its clients; None where the engine does not say."""
         try:
-            text = (await self._client.get(f"{self.url}/metrics", timeout=_LOOK_S)).text
-        except httpx.TransportError:
+            text = (await self._get("/metrics")).text
+        except EngineDown:
             return None
         sums: dict[str, float] = {}
         for name, value in _METRIC.findall(text):  # One line for each engine behind a data-parallel server.
@@ -232,11 +235,13 @@ class Control:
             said = f"{reply.status_code}: {reply.text[:200]}"
             raise EngineDown(f"{reply.url} of an engine answers what vLLM does not ({said}).") from error
 
-    async def _get(self, path: str, timeout_s: float = _LOOK_S, **query: str) -> httpx.Response:
+    async def _get(self, path: str, timeout_s: float | None = None, **query: str) -> httpx.Response:
         try:
-            return await self._client.get(f"{self.url}{path}", params=query, timeout=timeout_s)
+            reply = await self._client.get(f"{self.url}{path}", params=query, timeout=timeout_s or LOOK_S)
         except httpx.TransportError as error:
             raise EngineDown(f"The engine at {self.url} does not answer {path}: {type(error).__name__}.") from error
+        self.heard = time.monotonic()
+        return reply
 
     async def _control(self, path: str, body: Mapping[str, object], remedy: str | None = None) -> None:
         try:

@@ -90,11 +90,17 @@ class Engine:
         """Weights that the engine is known to serve; None while it is down or unknown."""
         self.doubted = asyncio.Event()
         """Set when a request has failed: whoever watches the engine looks at once."""
-        self.in_flight = 0
-        """Requests of this process there."""
         self.most_in_flight = 0
-        """The most since the engine was last looked at."""
+        """Most requests in flight since the engine was last looked at."""
+        self.progressed = float("-inf")
+        """When it was first sent what it has now, or has since been seen to work at it (`time.monotonic`)."""
+        self._waits: set[asyncio.Timeout] = set()
         self._session = session
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of this process there."""
+        return len(self._waits)
 
     @property
     def places(self) -> int:
@@ -109,14 +115,17 @@ class Engine:
         group: int = 0,
         within_s: float | None = None,
     ) -> Answer:
-        """Sample one answer, `within_s` seconds where that is given.
+        """Sample one answer, however long it takes, unless `within_s` seconds are given or somebody calls `hang_up`.
 
         Raises `EngineDown` where repeating may help and `Refused` where it may not.
         """
-        self.in_flight += 1
+        wait = asyncio.timeout(within_s)
+        if not self._waits:
+            self.progressed = time.monotonic()
+        self._waits.add(wait)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            answer = await self._ask(model, messages, sampling, group, asyncio.timeout(within_s))
+            answer = await self._ask(model, messages, sampling, group, wait)
         except Refused:
             self.breaker.succeed()
             raise
@@ -129,9 +138,17 @@ class Engine:
             self.doubted.set()
             raise
         finally:
-            self.in_flight -= 1
+            self._waits.discard(wait)
         self.breaker.succeed()
+        self.progressed = time.monotonic()
         return answer
+
+    def hang_up(self) -> None:
+        """Wait no longer for what it was sent, which is repeated, and send it nothing until it has answered a probe."""
+        self.breaker.open()
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(asyncio.get_running_loop().time())
 
     async def _ask(
         self, model: str, messages: Sequence[Message], sampling: Sampling, group: int, wait: asyncio.Timeout

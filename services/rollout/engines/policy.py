@@ -26,6 +26,8 @@ WATCH_S = 1.0
 CONFIRM_S = 5.0
 """An engine that was found serving the wanted policy is asked for no more than its load for so long: on one machine
 with it every question costs tokens. One that goes away meanwhile says nothing, one started anew has sampled less."""
+GONE_S = 30.0
+"""An engine that has answered no look for so long will not answer what it was sent, either."""
 log = get_logger(__name__)
 
 
@@ -121,6 +123,7 @@ class Policies:
                 if before is None or str(error) != str(before.error):
                     log.warning("engine_trouble", engine=engine.url, error=str(error))
                 self._troubles[engine.url] = _Trouble(wanted, time.monotonic(), error)
+            self._give_up(engine, controls)
             self._engines.announce()
             self._engines.freed.set()
             with contextlib.suppress(TimeoutError):
@@ -136,9 +139,20 @@ class Policies:
         load = sum(loads[1:], loads[0])
         before = self._looks[engine.url].load
         self._looks[engine.url].note(load, time.monotonic())
+        if before is not None and load.generated != before.generated:
+            engine.progressed = time.monotonic()
         engine.limit.update(load, engine.most_in_flight)
         engine.most_in_flight = engine.in_flight
         return len(loads) == len(controls) and before is not None and load.generated >= before.generated
+
+    def _give_up(self, engine: Engine, controls: list[Control]) -> None:
+        """End what an engine was sent that is gone or stands still: its connections alone might never tell."""
+        now = time.monotonic()
+        gone = now - max(control.heard for control in controls) > GONE_S
+        stalled = now - engine.progressed > self._engines.deadline_s
+        if engine.in_flight and (gone or stalled):
+            log.warning("engine_given_up", engine=engine.url, requests=engine.in_flight)
+            engine.hang_up()
 
     def _is_confirmed(self, engine: Engine) -> bool:
         lately = time.monotonic() - self._confirmed.get(engine.url, float("-inf")) < CONFIRM_S

@@ -7,6 +7,7 @@ only while it is known to serve the wanted policy, its breaker is closed and its
 
 import asyncio
 import hashlib
+import socket
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -28,6 +29,8 @@ LEAST_WAIT_S = 0.5
 """Between two looks at the deadline, which stands still while an engine is fit."""
 KEEP_ALIVE_S = 2.0
 """Below the 5 s of uvicorn, which vLLM serves with: a connection must not be used as the engine closes it."""
+_PROBING = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+"""Seconds of silence before the first probe of a connection, and between two; how many lost ones end it."""
 
 
 class Engines:
@@ -44,6 +47,8 @@ class Engines:
         """Weights that requests are meant for; see `policy.py`."""
         self.freed = asyncio.Event()
         """Set when there may be more room: after each look at an engine, and by whoever has made some."""
+        self.deadline_s = settings.engine_deadline_s
+        """Longest that a turn is without a fit engine, and that an engine samples nothing of what it was sent."""
         self._settings = settings
         self.line = Line()
         self._away_s = 0.0
@@ -69,7 +74,7 @@ class Engines:
         Raises `EngineDown` where no engine was fit, or engines failed after the first try, for longer than the
         deadline. Time in the line of engines that are merely busy does not count.
         """
-        clock, deadline = time.monotonic, self._settings.engine_deadline_s
+        clock, deadline = time.monotonic, self.deadline_s
         begun, lost, tried = self._away_s, 0.0, False
         while True:
             engine = await self._choose(group, len(messages), begun + deadline - lost)
@@ -117,8 +122,9 @@ class Engines:
     def _session(self) -> aiohttp.ClientSession:
         """Made at its first use, since it belongs to the running loop; the engines' limits bound its connections."""
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self._settings.engine_deadline_s),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, socket_factory=_open_socket),
+            # An answer may take an hour; whoever watches the engine ends the wait for one that does not come.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
@@ -142,7 +148,7 @@ class Engines:
                 if self._away_s >= until_s:
                     names = ", ".join(engine.url for engine in self.members)
                     raise EngineDown(
-                        f"No engine of {names} served {self.wanted} within {self._settings.engine_deadline_s:.0f} s.",
+                        f"No engine of {names} served {self.wanted} within {self.deadline_s:.0f} s.",
                         remedy="See the engines' logs, or raise DRIFT_ENGINE_DEADLINE_S.",
                     )
                 await asyncio.wait([woken], timeout=max(until_s - self._away_s, LEAST_WAIT_S))
@@ -169,6 +175,17 @@ class Engines:
                 )
         waiting = Gauge("drift_engine_queue", "Turns that wait for a place at an engine", registry=registry)
         waiting.set_function(lambda: len(self.line))
+
+
+def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that notices a peer that is no more, and keeps a firewall from forgetting a silent connection."""
+    family, kind, protocol, *_ = address
+    opened = socket.socket(family, kind, protocol)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBING.items():
+        if option := getattr(socket, name, None):  # Not every system has all.
+            opened.setsockopt(socket.IPPROTO_TCP, option, value)
+    return opened
 
 
 def _affinity(url: str, group: int) -> bytes:

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.rollout.engines import control, policy
 from services.rollout.engines.breaker import Circuit
 from services.rollout.engines.engine import EngineDown, Refused, Sampling
 from services.rollout.engines.inspection import PROBE
@@ -31,17 +33,27 @@ def two() -> Iterator[list[FakeEngine]]:
         yield fakes
 
 
+@asynccontextmanager
+async def watched(fakes: Sequence[FakeEngine], deadline_s: float) -> AsyncIterator[Engines]:
+    """The engines on the base policy."""
+    urls = tuple(fake.url for fake in fakes)
+    settings = RolloutSettings(_env_file=None, engine_urls=urls, engine_deadline_s=deadline_s)  # pyright: ignore[reportCallIssue]
+    engines = Engines(settings, CollectorRegistry())
+    engines.want(fakes[0].root)
+    watching = asyncio.create_task(Policies(engines).watch())
+    try:
+        yield engines
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await engines.close()
+
+
 @pytest.fixture
 async def pool(two: list[FakeEngine]) -> AsyncIterator[Engines]:
-    """Both engines, watched, on the base policy."""
-    settings = RolloutSettings(_env_file=None, engine_urls=tuple(fake.url for fake in two), engine_deadline_s=20)  # pyright: ignore[reportCallIssue]
-    engines = Engines(settings, CollectorRegistry())
-    engines.want(two[0].root)
-    watching = asyncio.create_task(Policies(engines).watch())
-    yield engines
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
-    await engines.close()
+    """Both."""
+    async with watched(two, deadline_s=20) as engines:
+        yield engines
 
 
 async def until_served(pool: Engines) -> None:
@@ -58,7 +70,8 @@ async def until_only_the_first_serves(pool: Engines, two: list[FakeEngine]) -> N
 
 
 async def ask(pool: Engines, group: int) -> str:
-    return (await pool.answer("scripted", ASK, SAMPLING, group))[1]
+    async with asyncio.timeout(60):
+        return (await pool.answer("scripted", ASK, SAMPLING, group))[1]
 
 
 async def test_a_group_stays_with_one_engine_and_groups_are_shared_out(pool: Engines, two: list[FakeEngine]) -> None:
@@ -159,20 +172,54 @@ async def test_of_waiting_requests_the_one_with_most_turns_left_goes_first_at_th
 async def test_time_in_line_does_not_count_against_the_deadline_and_time_without_an_engine_does(
     two: list[FakeEngine],
 ) -> None:
-    settings = RolloutSettings(_env_file=None, engine_urls=(two[0].url,), engine_deadline_s=2)  # pyright: ignore[reportCallIssue]
-    engines = Engines(settings, CollectorRegistry())
-    engines.want(two[0].root)
-    watching = asyncio.create_task(Policies(engines).watch())
-    await until_served(engines)
-    engines.members[0].limit = Limit(1, 1)
-    two[0].latency_s = 0.5
-    assert await asyncio.gather(*(ask(engines, group) for group in range(8))) == [two[0].url] * 8
-    two[0].down = True
-    with pytest.raises(EngineDown):
-        await ask(engines, 0)
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
-    await engines.close()
+    async with watched(two[:1], deadline_s=2) as engines:
+        await until_served(engines)
+        engines.members[0].limit = Limit(1, 1)
+        two[0].latency_s = 0.5
+        assert await asyncio.gather(*(ask(engines, group) for group in range(8))) == [two[0].url] * 8
+        two[0].down = True
+        with pytest.raises(EngineDown):
+            await ask(engines, 0)
+
+
+async def test_an_answer_may_take_longer_than_the_deadline_while_its_engine_samples(two: list[FakeEngine]) -> None:
+    async with watched(two[:1], deadline_s=1) as engines:
+        await until_served(engines)
+        two[0].latency_s = 2.5
+        asked = asyncio.create_task(ask(engines, 0))
+        while not asked.done():
+            two[0].generated += 1  # as vLLM does, with each token
+            await asyncio.sleep(0.05)
+        assert await asked == two[0].url
+    assert len(two[0].requests) == 1
+
+
+async def test_what_an_engine_was_sent_that_hangs_is_repeated_elsewhere(
+    pool: Engines, two: list[FakeEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "LOOK_S", 0.2)
+    monkeypatch.setattr(policy, "GONE_S", 1.0)
+    await until_served(pool)
+    chosen = await ask(pool, 0)
+    first, second = sorted(two, key=lambda fake: fake.url != chosen)
+    first.latency_s = 3600
+    asked = asyncio.create_task(ask(pool, 0))
+    async with asyncio.timeout(60):
+        while not first.running:
+            await asyncio.sleep(0.005)
+    first.hanging = True
+    assert await asked == second.url
+
+
+async def test_what_an_engine_was_sent_that_is_well_and_samples_nothing_is_repeated_elsewhere(
+    two: list[FakeEngine],
+) -> None:
+    async with watched(two, deadline_s=1) as engines:
+        await until_served(engines)
+        chosen = await ask(engines, 0)
+        first, second = sorted(two, key=lambda fake: fake.url != chosen)
+        first.latency_s = 3600
+        assert await ask(engines, 0) == second.url
 
 
 async def test_a_server_that_is_away_behind_a_router_matters_only_if_it_would_come_back_with_another_policy(
