@@ -88,6 +88,8 @@ class Engine:
         self.breaker = Breaker(time.monotonic)
         self.serving: str | None = None
         """Weights that the engine is known to serve; None while it is down or unknown."""
+        self.confirmed = float("-inf")
+        """When it last said so (`time.monotonic`)."""
         self.doubted = asyncio.Event()
         """Set when a request has failed: whoever watches the engine looks at once."""
         self.most_in_flight = 0

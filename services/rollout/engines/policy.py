@@ -68,8 +68,6 @@ class Policies:
         self._troubles: dict[str, _Trouble] = {}
         """By engine, why it does not serve the wanted policy."""
         self._looks = {engine.url: Looks() for engine in engines.members}
-        self._confirmed: dict[str, float] = {}
-        """When each engine last said that it serves the wanted policy."""
         self._checked: set[str] = set()
         """Servers whose sampling has been found neutral since they were last away."""
 
@@ -114,7 +112,7 @@ class Policies:
                     serving = await self._look_after(engine, controls)
                     if not engine.doubted.is_set():  # Else a request has failed meanwhile: look again.
                         engine.serving = serving
-                        self._confirmed[engine.url] = time.monotonic()
+                        engine.confirmed = time.monotonic()
                     if serving is not None:
                         self._troubles.pop(engine.url, None)
             except DriftError as error:
@@ -155,7 +153,7 @@ class Policies:
             engine.hang_up()
 
     def _is_confirmed(self, engine: Engine) -> bool:
-        lately = time.monotonic() - self._confirmed.get(engine.url, float("-inf")) < CONFIRM_S
+        lately = time.monotonic() - engine.confirmed < CONFIRM_S
         return lately and engine.serving == self._engines.wanted and engine.breaker.state is Circuit.CLOSED
 
     async def _look_after(self, engine: Engine, controls: list[Control]) -> str | None:

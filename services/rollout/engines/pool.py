@@ -29,6 +29,8 @@ LEAST_WAIT_S = 0.5
 """Between two looks at the deadline, which stands still while an engine is fit."""
 KEEP_ALIVE_S = 2.0
 """Below the 5 s of uvicorn, which vLLM serves with: a connection must not be used as the engine closes it."""
+TRUST_S = 20.0
+"""How long an engine's word on its policy counts, in a process that was frozen meanwhile, too."""
 _PROBING = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 """Seconds of silence before the first probe of a connection, and between two; how many lost ones end it."""
 
@@ -106,7 +108,8 @@ class Engines:
         """Wake as many waiting requests as there are free places; also to be called when an engine has come back."""
         usable, now = self._usable(), time.monotonic()
         if not any(engine.breaker.state is Circuit.CLOSED for engine in usable):
-            self._away_s += now - self._noted
+            # What is more than that this process itself stood still.
+            self._away_s += min(now - self._noted, max(TRUST_S, self.deadline_s / 4))
         self._noted = now
         names = {engine.url for engine in usable}
         for engine in usable:
@@ -129,7 +132,10 @@ class Engines:
         )
 
     def _usable(self) -> list[Engine]:
-        return [engine for engine in self.members if self.wanted and engine.serving == self.wanted]
+        if self.wanted is None:
+            return []
+        since = time.monotonic() - TRUST_S
+        return [engine for engine in self.members if engine.serving == self.wanted and engine.confirmed > since]
 
     async def _choose(self, group: int, messages: int, until_s: float) -> Engine:
         arrival, called = self.line.arrive(), False

@@ -222,6 +222,30 @@ async def test_what_an_engine_was_sent_that_is_well_and_samples_nothing_is_repea
         assert await ask(engines, 0) == second.url
 
 
+async def test_a_process_that_was_frozen_looks_at_an_engine_before_it_sends_a_turn_and_does_not_blame_it(
+    two: list[FakeEngine],
+) -> None:
+    async with watched(two[:1], deadline_s=60) as engines:
+        await until_served(engines)
+        asked = len(two[0].requests)
+        engines.freed.clear()
+        await engines.freed.wait()  # The next look is a second away.
+        # An hour goes by, in which the engine was started anew, on other weights.
+        two[0].version = "others"
+        (engine,) = engines.members
+        engine.confirmed -= 3600
+        engines._noted -= 3600
+        waiting = asyncio.create_task(ask(engines, 0))
+        await asyncio.sleep(0)
+        engines.announce()
+        async with asyncio.timeout(60):
+            while engine.serving is not None:
+                await asyncio.sleep(0.005)
+        assert len(two[0].requests) == asked
+        two[0].version = "default"
+        assert await waiting == two[0].url
+
+
 async def test_a_server_that_is_away_behind_a_router_matters_only_if_it_would_come_back_with_another_policy(
     two: list[FakeEngine], tmp_path: Path
 ) -> None:
