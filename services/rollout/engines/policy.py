@@ -171,7 +171,8 @@ class Policies:
             if not _fits(served, wanted, base):
                 raise EngineDown(f"{engine.url} serves {served.weights or 'unfinished weights'}, not {wanted}.")
         if engine.breaker.state is Circuit.HALF_OPEN:
-            await probe(engine, request_model(wanted, found[0].name))
+            with contextlib.suppress(Refused):  # That is an answer, too.
+                await probe(engine, request_model(wanted, found[0].name))
         return wanted
 
     async def _put_in_place(self, engine: Engine, control: Control, wanted: str, base: str | None) -> Served | None:
