@@ -1,10 +1,8 @@
 """The steps of a job's plan, and how each is carried out. A step that is repeated after a crash does no harm."""
 
 import asyncio
-import itertools
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,19 +19,20 @@ from services.rollout.engines.pool import Engines
 from services.rollout.evaluation import evaluate, summarise
 from services.rollout.grader import PATIENCE_S, Grader
 from services.rollout.intake import Intake
-from services.rollout.jobs import Jobs, Part
-from services.rollout.problems.dataset import OnRow, Tally, count_problems, read_problems
+from services.rollout.jobs import Jobs, Part, StaleConductor
+from services.rollout.problems.dataset import OnRow, Tally, count_problems
+from services.rollout.problems.reader import Reader
 from services.rollout.prompts import Prompts, Roles, pair_prompts
 from services.rollout.settings import RolloutSettings
 from services.rollout.tickets import Tickets
 from services.rollout.turns import Turns
 from shared import keys
-from shared.errors import DatasetError, DriftError, Unavailable
+from shared.errors import DriftError, Unavailable
 from shared.job import DatasetSpec, JobSpec
 from shared.status import JobStatus, Progress
 from shared.stream import TrajectoryStream
 from shared.training import TrainingState, TrainingStatus, TrainingTask
-from shared.trajectory import Problem, part_name
+from shared.trajectory import part_name
 
 MOST_TICKETS = 512
 """Tickets that wait at once; the dataset is read on as they are played."""
@@ -216,7 +215,7 @@ class Steps:
         await tickets.prepare()
         begun = time.monotonic()
         self._engines.want(part.weights)
-        problems = self._resume_reading(dataset, await tickets.made(), groups, check)
+        reader = Reader(dataset, self._settings.data_root, groups, check)
         streamed = rollout and spec.train is not None and spec.train.streaming
         if streamed:
             await self._hand_out_training(step.stage, spec, status)
@@ -230,7 +229,7 @@ class Steps:
                 raise GivesWay(f"Job {status.id} gives way to an older one.")
             # Said again each time: a conductor of the past may have stopped the workers as it ended.
             await self._jobs.activate(part)
-            await self._hand_out(status.id, tickets, problems)
+            await self._hand_out(status.id, tickets, reader)
             message = None
             if self._policies.served(part.weights):
                 served = time.monotonic()
@@ -286,30 +285,13 @@ class Steps:
             return "waiting for the recorder to catch up"
         return "nobody moves trajectories into the dataset: start `python -m services.trainer.recorder`, or a trainer"
 
-    def _resume_reading(
-        self, dataset: DatasetSpec, made: int, groups: int, check: OnRow
-    ) -> Iterator[tuple[int, Problem]]:
-        """Those without tickets; as many in all as were counted, lest the job wait for ever for the others."""
-        if made == groups:
-            return
-        problems = enumerate(read_problems(dataset, self._settings.data_root, on_row=check))
-        for group, problem in itertools.islice(problems, made, groups):
-            yield group, problem
-            made = group + 1
-        if made < groups:
-            raise DatasetError(
-                f"{dataset.name} has fewer problems than the {groups} that it had when the job began.",
-                remedy="Leave a dataset as it is while a job needs it, and submit the job again.",
-            )
-
-    async def _hand_out(self, job: str, tickets: Tickets, problems: Iterator[tuple[int, Problem]]) -> None:
-        while await tickets.waiting() <= MOST_TICKETS - _TICKET_BATCH:
+    async def _hand_out(self, job: str, tickets: Tickets, reader: Reader) -> None:
+        most = MOST_TICKETS - _TICKET_BATCH
+        # Asked each time how many there are: Redis may have lost some that it had acknowledged.
+        while (made := await tickets.made()) < reader.groups and await tickets.waiting() <= most:
             # The first batch of a shuffled set, or after a restart, may be behind a million rows.
-            reading = asyncio.to_thread(lambda: list(itertools.islice(problems, _TICKET_BATCH)))
-            batch = await obey_meanwhile(self._jobs, job, reading)
-            if not batch:
-                return
-            await tickets.write(batch[0][0], [problem for _, problem in batch])
+            reading = asyncio.to_thread(reader.read, made, _TICKET_BATCH)
+            await tickets.write(made, await obey_meanwhile(self._jobs, job, reading))
 
     async def _train(self, step: Step, spec: JobSpec, status: JobStatus, token: int) -> JobStatus:
         """Hand the stage's trajectories to the trainer and wait for its checkpoint."""
@@ -367,8 +349,14 @@ class Steps:
             await pipe.execute()
 
     async def _training(self, job: str, stage: int) -> TrainingStatus:
-        """What the trainer says of a stage that was handed out; raises `DriftError` when it has failed."""
-        training = TrainingStatus.model_validate_json(str(await self._redis.get(keys.training(job, stage))))
+        """What the trainer says of a stage that was handed out; raises `DriftError` when it has failed.
+
+        Raises `StaleConductor` where Redis has lost it: whatever else is lost, the job goes on from what is left.
+        """
+        said = await self._redis.get(keys.training(job, stage))
+        if said is None:
+            raise StaleConductor(f"Redis has forgotten training stage {stage} of job {job}.")
+        training = TrainingStatus.model_validate_json(str(said))
         if training.state is TrainingState.FAILED:
             raise DriftError(f"Training stage {stage} failed: {training.error}")
         return training

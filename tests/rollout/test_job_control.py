@@ -238,6 +238,27 @@ async def test_a_job_that_is_resumed_behind_another_is_queued_and_can_be_paused_
         await finish(service, job)
 
 
+async def test_a_training_that_redis_has_forgotten_is_handed_out_again(
+    service: httpx.AsyncClient, redis: Redis, tmp_path: Path
+) -> None:
+    job = await submit(service, train={"steps": 3})
+    name = keys.training(job, 0)
+
+    async def until_handed_out() -> None:
+        async with asyncio.timeout(60):
+            while not await redis.exists(name):
+                await asyncio.sleep(0.02)
+        assert await redis.xlen(keys.TRAININGS) == 1
+
+    await until_handed_out()
+    await redis.delete(keys.TRAININGS, name)
+    await until_handed_out()
+    done = TrainingStatus(state=TrainingState.SUCCEEDED, stage=0, checkpoint=str(tmp_path))
+    await redis.set(name, done.model_dump_json())
+    status = await finish(service, job)
+    assert (status.state, status.checkpoint) == (State.SUCCEEDED, str(tmp_path))
+
+
 async def test_a_job_whose_training_fails_says_why(service: httpx.AsyncClient, redis: Redis) -> None:
     job = await submit(service, train={"steps": 3})
     await until(service, job, lambda status: status.phase == "train")
