@@ -80,9 +80,11 @@ class Jobs:
             await pipe.execute()
         if idempotency_key is not None:
             name = keys.idempotency(idempotency_key)
-            if not await self._redis.set(name, job, nx=True, ex=IDEMPOTENCY_S):
+            # The one who has the key, not whether this call gave it: the client repeats a call whose answer was lost.
+            owner = await self._redis.set(name, job, nx=True, get=True, ex=IDEMPOTENCY_S)
+            if owner not in (None, job):
                 await self._redis.delete(keys.spec(job), keys.status(job))
-                status = await self._find_earlier(spec, str(await self._redis.get(name)))
+                status = await self._find_earlier(spec, str(owner))
         if not status.state.final:
             await self._redis.zadd(keys.UNFINISHED, {status.id: status.created}, nx=True)
         await self._redis.zadd(keys.JOBS, {status.id: status.created}, nx=True)
