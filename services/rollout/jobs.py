@@ -28,6 +28,8 @@ _LOOK = 200
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 log = get_logger(__name__)
 _ADVANCE = (Path(shared.__file__).with_name("advance.lua")).read_text()
+_TAKE_BACK = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
+"""Delete a command, if it is still this one: a cancellation may have taken its place."""
 
 
 class StaleConductor(DriftError):
@@ -63,6 +65,7 @@ class Jobs:
         """Rings when this replica has changed what there is to do."""
         self._redis = redis
         self._advance = redis.register_script(_ADVANCE)
+        self._take_back = redis.register_script(_TAKE_BACK)
         self._activated: Part | None = None
 
     async def create(self, spec: JobSpec, idempotency_key: str | None = None) -> JobStatus:
@@ -181,9 +184,8 @@ class Jobs:
     async def resume(self, job: str) -> JobStatus:
         """Take back a pause; raises `Conflict` for a job that is not paused."""
         status = await self.get(job)
-        if await self._redis.get(keys.command(job)) != "pause":
+        if not await self._take_back(keys=[keys.command(job)], args=["pause"]):
             raise Conflict(f"Job {job} is not paused.", remedy="Only a paused job can be resumed.")
-        await self._redis.delete(keys.command(job))
         self.bell.ring()
         return status
 

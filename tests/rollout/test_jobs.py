@@ -1,11 +1,14 @@
 """Jobs in Redis: what is asked twice, or by two at once, is done once and in full."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from services.rollout.jobs import Jobs
+from shared import keys
+from shared.errors import Conflict
 from shared.job import JobSpec
 from tests.rollout.client import PROBLEMS
 
@@ -28,3 +31,15 @@ async def test_an_idempotency_key_makes_its_job_where_the_answer_of_redis_is_los
     again = await jobs.create(SPEC, "key")
     assert made.id == again.id == (await jobs.get(made.id)).id
     assert [status.id for status in await jobs.unfinished()] == [made.id]
+
+
+async def test_a_resume_never_takes_back_a_cancellation(redis: Redis) -> None:
+    jobs = Jobs(redis)
+    job = (await jobs.create(SPEC)).id
+    for _ in range(50):
+        await jobs.command(job, "pause")
+        resumed, cancelled = await asyncio.gather(jobs.resume(job), jobs.command(job, "cancel"), return_exceptions=True)
+        assert isinstance(resumed, Conflict) or not isinstance(resumed, BaseException)
+        assert not isinstance(cancelled, BaseException)
+        assert await jobs.asked(job) == "cancel"
+        await redis.delete(keys.command(job))
