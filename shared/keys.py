@@ -37,7 +37,8 @@ def status(job: str) -> str:
 
 
 def fence(job: str) -> str:
-    """Counter: the highest fencing token that has written the status; a lower one is a conductor of the past."""
+    """String `TOKEN:WRITES`: the fencing token that wrote the status last (a lower one is of the past), and how
+    often it has written it."""
     return f"drift:{{{job}}}:fence"
 
 

@@ -33,7 +33,7 @@ _TAKE_BACK = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL',
 
 
 class StaleConductor(DriftError):
-    """Another replica conducts now; whatever this one was doing is its business no more."""
+    """Another replica conducts now, or Redis has lost what this one wrote: whatever it was doing, it begins anew."""
 
 
 class Part(Schema):
@@ -66,6 +66,8 @@ class Jobs:
         self._redis = redis
         self._advance = redis.register_script(_ADVANCE)
         self._take_back = redis.register_script(_TAKE_BACK)
+        self._writes: dict[str, tuple[int, int]] = {}
+        """By job, the token of this process' last write of its status, and how many writes that token has made."""
         self._activated: Part | None = None
 
     async def create(self, spec: JobSpec, idempotency_key: str | None = None) -> JobStatus:
@@ -160,13 +162,19 @@ class Jobs:
         return [JobStatus.model_validate_json(status) for status in found if status]
 
     async def write(self, status: JobStatus, token: int) -> JobStatus:
-        """Replace the status; raises `StaleConductor` when a later conductor has written it."""
+        """Replace the status.
+
+        Raises `StaleConductor` when a later conductor has written it, or Redis has lost what this one wrote last.
+        """
         job = status.id
         names = [keys.fence(job), keys.status(job), keys.events(job)]
         # Two thousand events, each with the losses of all steps so far, would be gigabytes.
         event = status.model_dump_json(exclude={"trainings": {"__all__": {"losses"}}})
-        if not await self._advance(keys=names, args=[token, status.model_dump_json(), event, MAX_EVENTS]):
-            raise StaleConductor(f"Job {job} has another conductor.")
+        last_token, writes = self._writes.get(job, (token, 0))
+        number = writes + 1 if last_token == token else 1
+        if not await self._advance(keys=names, args=[token, number, status.model_dump_json(), event, MAX_EVENTS]):
+            raise StaleConductor(f"Job {job} has another conductor, or Redis has lost its last status.")
+        self._writes[job] = token, number
         return status
 
     async def command(self, job: str, command: Command) -> JobStatus:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from services.rollout.jobs import Jobs
+from services.rollout.jobs import Jobs, StaleConductor
 from shared import keys
 from shared.errors import Conflict
 from shared.job import JobSpec
@@ -43,3 +43,28 @@ async def test_a_resume_never_takes_back_a_cancellation(redis: Redis) -> None:
         assert not isinstance(cancelled, BaseException)
         assert await jobs.asked(job) == "cancel"
         await redis.delete(keys.command(job))
+
+
+async def test_no_conductor_goes_on_from_a_status_that_redis_has_lost(redis: Redis) -> None:
+    """Nor over that of a later one; but a write that is repeated, since its answer was lost, is no conflict."""
+    jobs = Jobs(redis)
+    status = await jobs.create(SPEC)
+    names = [keys.fence(status.id), keys.status(status.id)]
+    await jobs.write(status.model_copy(update={"steps_done": 1}), 1)
+    kept = {name: str(await redis.get(name)) for name in names}
+    await jobs.write(status.model_copy(update={"steps_done": 2}), 1)
+    for name, value in kept.items():
+        await redis.set(name, value)
+    with pytest.raises(StaleConductor):
+        await jobs.write(status.model_copy(update={"steps_done": 3}), 1)
+    assert (await jobs.get(status.id)).steps_done == 1
+
+    later = Jobs(redis)
+    await later.write(status.model_copy(update={"steps_done": 2}), 2)
+    with pytest.raises(StaleConductor):
+        await jobs.write(status, 1)
+    fence = await redis.get(names[0])
+    await Jobs(redis).write(status.model_copy(update={"steps_done": 2}), 2)
+    assert await redis.get(names[0]) == fence
+    await later.write(status.model_copy(update={"steps_done": 3}), 2)
+    assert (await jobs.get(status.id)).steps_done == 3
