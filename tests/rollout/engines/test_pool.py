@@ -195,20 +195,21 @@ async def test_an_answer_may_take_longer_than_the_deadline_while_its_engine_samp
 
 
 async def test_what_an_engine_was_sent_that_hangs_is_repeated_elsewhere(
-    pool: Engines, two: list[FakeEngine], monkeypatch: pytest.MonkeyPatch
+    two: list[FakeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "LOOK_S", 0.2)
     monkeypatch.setattr(policy, "GONE_S", 1.0)
-    await until_served(pool)
-    chosen = await ask(pool, 0)
-    first, second = sorted(two, key=lambda fake: fake.url != chosen)
-    first.latency_s = 3600
-    asked = asyncio.create_task(ask(pool, 0))
-    async with asyncio.timeout(60):
-        while not first.running:
-            await asyncio.sleep(0.005)
-    first.hanging = True
-    assert await asked == second.url
+    async with watched(two, deadline_s=3600) as engines:
+        await until_served(engines)
+        chosen = await ask(engines, 0)
+        first, second = sorted(two, key=lambda fake: fake.url != chosen)
+        first.latency_s = 3600
+        asked = asyncio.create_task(ask(engines, 0))
+        async with asyncio.timeout(60):
+            while not first.running:
+                await asyncio.sleep(0.005)
+        first.hanging = True
+        assert await asked == second.url
 
 
 async def test_what_an_engine_was_sent_that_is_well_and_samples_nothing_is_repeated_elsewhere(
@@ -227,7 +228,12 @@ async def test_a_process_that_was_frozen_looks_at_an_engine_before_it_sends_a_tu
 ) -> None:
     async with watched(two[:1], deadline_s=60) as engines:
         await until_served(engines)
-        asked = len(two[0].requests)
+        two[0].latency_s = 2.0
+        in_flight = asyncio.create_task(ask(engines, 0))
+        async with asyncio.timeout(60):
+            while not two[0].running:
+                await asyncio.sleep(0.005)
+        two[0].latency_s = 0.0
         engines.freed.clear()
         await engines.freed.wait()  # The next look is a second away.
         # An hour goes by, in which the engine was started anew, on other weights.
@@ -241,9 +247,9 @@ async def test_a_process_that_was_frozen_looks_at_an_engine_before_it_sends_a_tu
         async with asyncio.timeout(60):
             while engine.serving is not None:
                 await asyncio.sleep(0.005)
-        assert len(two[0].requests) == asked
-        two[0].version = "default"
-        assert await waiting == two[0].url
+        assert len(two[0].requests) == 1
+        two[0].version, two[0].broken = "default", 1
+        assert await asyncio.gather(in_flight, waiting) == [two[0].url] * 2
 
 
 async def test_a_server_that_is_away_behind_a_router_matters_only_if_it_would_come_back_with_another_policy(
