@@ -27,7 +27,7 @@ from services.rollout.jobs import Jobs, Part
 from services.rollout.prompts import Message, Prompts, load_prompts
 from services.rollout.tickets import LEASE_MS, Ticket, Tickets
 from shared import keys
-from shared.errors import NotFound, SpecError
+from shared.errors import DriftError, NotFound, SpecError
 from shared.job import JobSpec
 from shared.stream import TrajectoryStream
 from shared.telemetry import get_logger
@@ -40,6 +40,10 @@ LEASE_WAIT_S = 0.25
 RECLAIM_S = 1.0
 """Time between two looks for the tickets of dead workers."""
 log = get_logger(__name__)
+
+
+class _Superseded(DriftError):
+    """Another part has the engines by now: the last turns may have been sampled under its policy."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class Worker:
                 for k in range(desk.part.group_size):
                     siblings.create_task(self._play(desk, ticket, k)).add_done_callback(self._leave)
             await desk.tickets.punch(ticket)
-        except* RedisError as errors:
+        except* (RedisError, _Superseded) as errors:
             # The ticket stays leased; once the lease has run out somebody, perhaps this worker, plays the rest.
             log.warning("group_interrupted", job=desk.part.job, group=ticket.group, error=str(errors.exceptions[0]))
         finally:
@@ -185,6 +189,9 @@ class Worker:
                 except Exception as error:  # a fault of ours: it would come back as often as somebody plays the group
                     log.exception("episode_broken", job=part.job, group=ticket.group, k=k)
                     episode = Episode(ending="failed", reason=f"a fault of the rollout service: {error!r}")
+        # The engines may have been given the next part's weights before this worker sees that they have gone to it.
+        if await self._jobs.active() != part:
+            raise _Superseded(f"{part.name} of job {part.job} is not active any more.")
         trajectory = Trajectory(
             job=part.job,
             phase=part.phase,
