@@ -23,6 +23,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from shared import keys
+from shared.errors import DriftError
 from shared.trajectory import Trajectory
 
 _PUBLISH = Path(__file__).with_name("publish.lua").read_text()
@@ -39,6 +40,10 @@ before they do."""
 
 _RETRY = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=60, supported_errors=(ConnectionError, TimeoutError))
 """About a minute: a Redis that restarts is waited for. Every write here may be repeated without harm."""
+
+
+class Superseded(DriftError):
+    """Another part has the engines by now: the last turns may have been sampled under its policy."""
 
 
 def connect(url: str) -> Redis:
@@ -106,15 +111,21 @@ class TrajectoryStream:
         self._name = keys.trajectories(job)
         self._publish = redis.register_script(_PUBLISH)
 
-    async def publish(self, trajectory: Trajectory, counts: Mapping[str, float]) -> bool:
-        """Add the trajectory and its counts; False when it had been published before."""
+    async def publish(self, trajectory: Trajectory, counts: Mapping[str, float], active: str = "") -> bool:
+        """Add the trajectory and its counts; False when it had been published before.
+
+        Raises `Superseded` where `active` is given, and is not what `keys.ACTIVE` holds.
+        """
         part = trajectory.part
         bit = trajectory.group * trajectory.group_size + trajectory.k
-        arguments: list[str | int | float] = [bit, trajectory.model_dump_json()]
+        arguments: list[str | int | float] = [bit, trajectory.model_dump_json(), active]
         for name, increment in counts.items():
             arguments += [name, increment]
-        names = [self._name, keys.done(self._job, part), keys.counts(self._job, part)]
-        return bool(await self._publish(keys=names, args=arguments))
+        names = [self._name, keys.done(self._job, part), keys.counts(self._job, part), keys.ACTIVE]
+        published = int(await self._publish(keys=names, args=arguments))
+        if published < 0:
+            raise Superseded(f"{part} of job {self._job} is not active any more.")
+        return bool(published)
 
     async def backlog(self) -> int:
         """Entries not yet released by the consumer."""

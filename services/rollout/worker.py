@@ -27,9 +27,9 @@ from services.rollout.jobs import Jobs, Part
 from services.rollout.prompts import Message, Prompts, load_prompts
 from services.rollout.tickets import LEASE_MS, Ticket, Tickets
 from shared import keys
-from shared.errors import DriftError, NotFound, SpecError
+from shared.errors import NotFound, SpecError
 from shared.job import JobSpec
-from shared.stream import TrajectoryStream
+from shared.stream import Superseded, TrajectoryStream
 from shared.telemetry import get_logger
 from shared.tracing import trajectory_span
 from shared.trajectory import Trajectory
@@ -42,15 +42,13 @@ RECLAIM_S = 1.0
 log = get_logger(__name__)
 
 
-class _Superseded(DriftError):
-    """Another part has the engines by now: the last turns may have been sampled under its policy."""
-
-
 @dataclass(frozen=True)
 class _Desk:
     """What playing the groups of one part needs."""
 
     part: Part
+    active: str
+    """The part as `keys.ACTIVE` holds it."""
     spec: JobSpec
     prompts: Prompts
     sampling: Sampling
@@ -90,6 +88,7 @@ class Worker:
         temperature = spec.sampling.temperature if part.phase == "rollout" else 0.0
         desk = _Desk(
             part,
+            part.model_dump_json(),
             spec,
             load_prompts(spec.protocol.template_for(part.phase), spec.protocol.max_turns),
             Sampling(temperature, spec.sampling.max_tokens),
@@ -149,7 +148,7 @@ class Worker:
                 for k in range(desk.part.group_size):
                     siblings.create_task(self._play(desk, ticket, k)).add_done_callback(self._leave)
             await desk.tickets.punch(ticket)
-        except* (RedisError, _Superseded) as errors:
+        except* (RedisError, Superseded) as errors:
             # The ticket stays leased; once the lease has run out somebody, perhaps this worker, plays the rest.
             log.warning("group_interrupted", job=desk.part.job, group=ticket.group, error=str(errors.exceptions[0]))
         finally:
@@ -189,9 +188,6 @@ class Worker:
                 except Exception as error:  # a fault of ours: it would come back as often as somebody plays the group
                     log.exception("episode_broken", job=part.job, group=ticket.group, k=k)
                     episode = Episode(ending="failed", reason=f"a fault of the rollout service: {error!r}")
-        # The engines may have been given the next part's weights before this worker sees that they have gone to it.
-        if await self._jobs.active() != part:
-            raise _Superseded(f"{part.name} of job {part.job} is not active any more.")
         trajectory = Trajectory(
             job=part.job,
             phase=part.phase,
@@ -208,7 +204,8 @@ class Worker:
             engine=engine_used,
             model=part.model,
         )
-        await desk.stream.publish(trajectory, count(trajectory))
+        # The engines may have been given the next part's weights before this worker sees that they have gone to it.
+        await desk.stream.publish(trajectory, count(trajectory), desk.active)
 
     def _leave(self, _: asyncio.Task[None]) -> None:
         self._in_flight -= 1
