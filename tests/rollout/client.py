@@ -6,12 +6,28 @@ from typing import Any
 
 import httpx
 
+from services.rollout.jobs import Part
 from shared.status import JobStatus
 
 PROBLEMS = [
     {"id": f"p{n}", "kind": "choice", "problem": f"Question {n}?", "answer": "B", "choices": ["x", "y"]}
     for n in range(6)
 ]
+
+
+def make_part(job: str, group_size: int = 1) -> Part:
+    """The rollout of `PROBLEMS` under the base policy."""
+    return Part(
+        job=job,
+        phase="rollout",
+        stage=0,
+        dataset=0,
+        policy="base",
+        weights="/weights/base",
+        model="base",
+        group_size=group_size,
+        groups=len(PROBLEMS),
+    )
 
 
 async def submit(service: httpx.AsyncClient, **spec: Any) -> str:

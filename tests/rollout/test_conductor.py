@@ -7,12 +7,12 @@ import pytest
 from redis.asyncio import Redis
 
 from services.rollout.app import create_app
-from services.rollout.jobs import Command, Jobs, Part
+from services.rollout.jobs import Command, Jobs
 from services.rollout.settings import RolloutSettings
 from shared.job import JobSpec
 from shared.status import State
 from tests.fakes.engine import FakeEngine, Serving
-from tests.rollout.client import PROBLEMS, finish, submit, until
+from tests.rollout.client import PROBLEMS, finish, make_part, submit, until
 
 
 @pytest.mark.parametrize(("command", "state"), [("cancel", State.CANCELLED), ("pause", State.PAUSED)])
@@ -21,19 +21,7 @@ async def test_nobody_plays_on_for_a_job_that_was_stopped_while_no_replica_condu
 ) -> None:
     jobs = Jobs(redis)
     job = (await jobs.create(JobSpec.model_validate({"dataset": {"problems": PROBLEMS}}))).id
-    await jobs.activate(
-        Part(
-            job=job,
-            phase="rollout",
-            stage=0,
-            dataset=0,
-            policy="base",
-            weights="/weights/base",
-            model="base",
-            group_size=1,
-            groups=len(PROBLEMS),
-        )
-    )
+    await jobs.activate(make_part(job))
     await jobs.command(job, command)
     with Serving(create_app(settings)) as url:
         async with httpx.AsyncClient(base_url=url, timeout=60) as service:

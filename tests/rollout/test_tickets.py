@@ -9,23 +9,13 @@ from services.rollout.tickets import Tickets
 from shared import keys
 from shared.stream import connect
 from shared.trajectory import Problem
-from tests.rollout.client import PROBLEMS
+from tests.rollout.client import PROBLEMS, make_part
 
 ROWS = [Problem.model_validate(row) for row in PROBLEMS]
 
 
 async def open_tickets(redis: Redis) -> tuple[Part, Tickets]:
-    part = Part(
-        job=uuid.uuid4().hex,
-        phase="rollout",
-        stage=0,
-        dataset=0,
-        policy="base",
-        weights="/weights/base",
-        model="scripted",
-        group_size=4,
-        groups=len(ROWS),
-    )
+    part = make_part(uuid.uuid4().hex, group_size=4)
     tickets = Tickets(redis, part)
     await tickets.prepare()
     return part, tickets
