@@ -24,7 +24,8 @@ service   a scripted engine; the service has one core to itself (where the machi
                                       second: from an answer's departure to the arrival of the trajectory's next
                                       request, both as the engine sees them; verdict and queues included. An engine
                                       that takes no time would say nothing of it: N in flight at X turns a second
-                                      take N / X seconds each whatever the service does (Little's law)
+                                      take N / X seconds each whatever the service does (Little's law). Until the
+                                      last N begin: from then on all that are left play together, and wait for places
 growth    jobs of 1k, 10k, 100k trajectories (1M with --full) of one or two turns, an engine that takes no time:
             cost_growth               time per trajectory of the largest job over that of the smallest
             service_rss_mb            most memory of the service's process, all jobs
@@ -123,8 +124,9 @@ async def measure_service(size: Size) -> Figures:
                 await play(stack, engine, Script(), 1000, 5)
                 instant = await play(stack, engine, Script(), trajectories, 5)
                 # At least three waves, else the beginning and the end are all there is.
-                paced = Script(seconds=in_flight / LOAD)
-                steady = await play(stack, engine, paced, max(trajectories, 3 * in_flight), 5)
+                most = max(2 * trajectories, 3 * in_flight)
+                paced = Script(seconds=in_flight / LOAD, steady=most - in_flight)
+                steady = await play(stack, engine, paced, most, 5)
             speed[in_flight] = instant.turns_per_s
             overhead[str(in_flight)] = 1000 * steady.measured.overhead_p99
             table.add_row(

@@ -43,6 +43,8 @@ class Script(Schema):
     """Time of one decoded token, whatever the batch."""
     solved: float = 0.3
     """Share of the answers that are right: `7`."""
+    steady: int | None = None
+    """Overhead is that of turns before more trajectories than this have begun; of all turns where it is None."""
 
 
 class Measured(Schema):
@@ -75,7 +77,7 @@ class Engine:
         self.departed: dict[str, float] = {}
         self.overheads = array("d")
         self.waiting: deque[Connection] = deque()
-        self.running = self.turns = self.tokens = 0
+        self.running = self.turns = self.tokens = self.begun = 0
         self.first = self.last = self.area = 0.0
 
     def draw(self, most: int) -> tuple[int, float]:
@@ -92,7 +94,9 @@ class Engine:
         now = time.monotonic()
         if not self.first and connection.most > 1:  # a job begins with a question of one token, to see the engine
             self.first = now
-        if len(messages) > 2 and (departed := self.departed.pop(messages[-2]["content"][:10], None)):
+        self.begun += len(messages) <= 2
+        steady = self.script.steady is None or self.begun <= self.script.steady
+        if steady and len(messages) > 2 and (departed := self.departed.pop(messages[-2]["content"][:10], None)):
             self.overheads.append(now - departed)
         if self.running < self.script.slots:
             self.start(connection)

@@ -52,6 +52,16 @@ class Composition(Schema):
     spoiled: int = 0
     """Groups with an ungraded or failed trajectory; they carry no weights."""
 
+    def __add__(self, other: "Composition") -> "Composition":
+        """Of both, which share no group."""
+        return Composition(
+            complete=self.complete + other.complete,
+            all_correct=self.all_correct + other.all_correct,
+            all_wrong=self.all_wrong + other.all_wrong,
+            mixed=self.mixed + other.mixed,
+            spoiled=self.spoiled + other.spoiled,
+        )
+
 
 class RolloutSummary(Schema):
     """Sums over one stage's rollouts."""

@@ -20,10 +20,10 @@ def main() -> None:
         sys.exit(str(error))
     app = create_app(settings)
     # A collection stops every episode. The modules' objects are never garbage, and with a thousand trajectories in
-    # flight a look through all that lives takes a tenth of a second: garbage is looked for in small pieces of what is
-    # new (some milliseconds each), and seldom elsewhere.
+    # flight a look through all that lives takes a tenth of a second and finds a few hundred objects: garbage is looked
+    # for in small pieces of what is new (some milliseconds each), and elsewhere about once a minute.
     gc.freeze()
-    gc.set_threshold(700, 300, 10)
+    gc.set_threshold(700, 1000, 10)
     uvicorn.run(
         app,
         host=settings.rollout_host,

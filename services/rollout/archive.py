@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from services.rollout.outcomes import Integers, Outcomes
 from shared import keys, shards
+from shared.measures import Composition
 from shared.stream import TrajectoryStream
 from shared.trajectory import Trajectory
 
@@ -77,6 +78,12 @@ class Archive:
             waiting = await self._look_at_stream(job)
             return await asyncio.to_thread(self._join, job, part, waiting)
 
+    async def compose(self, job: str, part: str) -> Composition:
+        """The part's groups by outcome, as far as they are recorded; one shard at a time is in memory."""
+        async with self._one_at_a_time:
+            waiting = await self._look_at_stream(job)
+            return await asyncio.to_thread(self._compose, self._runs_root / job / "dataset" / part, waiting)
+
     async def fetch(self, job: str, recorded: Recorded, rows: Sequence[int]) -> dict[int, Trajectory]:
         """Whole trajectories by row; one that has left the stream meanwhile is looked for in the shards."""
         found: dict[int, Trajectory] = {}
@@ -125,6 +132,16 @@ class Archive:
             held = await stream.find_held(waiting.entries)
             waiting.entries = {id: one for id, one in waiting.entries.items() if id in held}
         return waiting
+
+    def _compose(self, folder: Path, waiting: _Waiting) -> Composition:
+        rows, _ = Outcomes.join([*(row for name, _, row in waiting.entries.values() if name == folder.name), _NONE])
+        in_shards = np.zeros(len(rows), np.bool_)
+        composition = Composition()
+        for path in shards.list_shards(folder):
+            outcomes, _ = Outcomes.join([Outcomes.read(path)])
+            composition += outcomes.compose()
+            in_shards |= np.isin(rows.group, outcomes.group)
+        return composition + rows.only(~in_shards).compose()
 
     def _join(self, job: str, part: str | None, waiting: _Waiting) -> list[Recorded]:
         root = self._runs_root / job / "dataset"

@@ -27,7 +27,7 @@ from shared.telemetry import get_logger
 from shared.tracing import job_span
 
 LEASE_MS = 10_000
-POLL_S = 0.5
+POLL_S = 1.0
 log = get_logger(__name__)
 
 

@@ -142,6 +142,10 @@ class Outcomes:
         order = np.lexsort((columns[1], columns[0]))
         return cls(*(column[order] for column in columns)), order
 
+    def only(self, rows: Flags) -> Self:
+        """These rows."""
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
     @property
     def success(self) -> Flags:
         return self.ending == _SOLVED

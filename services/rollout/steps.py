@@ -262,8 +262,8 @@ class Steps:
         if rollout:
             seconds = time.time() - (status.step_started or time.time())
             summary = summarise(counts, stage=step.stage, policy=part.policy, max_turns=turns, seconds=seconds)
-            recorded = await self._archive.read(status.id, part.name)
-            summary = summary.model_copy(update={"composition": recorded[0].outcomes.compose()})
+            composition = await self._archive.compose(status.id, part.name)
+            summary = summary.model_copy(update={"composition": composition})
             return status.model_copy(update={"rollouts": [*status.rollouts, summary]})
         measured = evaluate(counts, dataset=dataset.name, policy=part.policy, stage=step.stage, max_turns=turns)
         return status.model_copy(update={"evaluations": [*status.evaluations, measured]})

@@ -34,7 +34,7 @@ from shared.telemetry import get_logger
 from shared.tracing import trajectory_span
 from shared.trajectory import Trajectory
 
-POLL_S = 0.5
+POLL_S = 1.0
 LEASE_WAIT_S = 0.25
 """Tickets arrive at once while it lasts; but a worker that waits for them sees nothing else."""
 RECLAIM_S = 1.0
@@ -100,6 +100,7 @@ class Worker:
         clock = asyncio.get_running_loop().time
         keeper = asyncio.create_task(self._keep_leases(desk.tickets))
         looked = reclaimed = float("-inf")
+        more = True
         ring = self._jobs.bell.listen()
         try:
             while True:
@@ -109,10 +110,11 @@ class Worker:
                         return
                     looked, left = clock(), part.groups - await desk.tickets.made() + await desk.tickets.waiting()
                     self._engines.line.shortest_first = left * part.group_size <= self._engines.capacity
+                    more = left > 0 or not part.groups
                 if clock() - reclaimed > RECLAIM_S and (room := self._room(part)):
                     self._begin(desk, await desk.tickets.reclaim(self.name, room))
                     reclaimed = clock()
-                await self._fill(desk)
+                await self._fill(desk, more)
         finally:
             keeper.cancel()
             await self._stop(desk.tickets)
@@ -124,9 +126,9 @@ class Worker:
         most = self._engines.capacity * (2 if self._engines.line.shortest_first else 1)
         return max(0, -(-(most - self._in_flight) // part.group_size))
 
-    async def _fill(self, desk: _Desk) -> None:
-        """Begin groups while there is room, else wait for room."""
-        room = self._room(desk.part)
+    async def _fill(self, desk: _Desk, more: bool) -> None:
+        """Begin groups while there are more and there is room, else wait for room."""
+        room = self._room(desk.part) if more else 0
         if not room or await desk.stream.backlog() >= self._high_water:
             self._engines.freed.clear()
             await wait(self._engines.freed, POLL_S)

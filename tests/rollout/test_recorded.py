@@ -125,7 +125,9 @@ async def test_outcomes_are_the_trajectories_wherever_they_lie(
             assert columns.turns == [len(row["turns"]) for row in rows]
             assert columns.answered == [len(answers) for answers in parsed]
             assert columns.distinct == [len(set(answers)) for answers in parsed]
-            returned = Outcomes.from_columns(columns).score(ReturnSpec())
+            outcomes = Outcomes.from_columns(columns)
+            assert await Archive(redis, settings.runs_root).compose(job, part) == outcomes.compose()
+            returned = outcomes.score(ReturnSpec())
             assert returned == pytest.approx([row["return"] for row in rows])
         await record(redis, settings, job)
     assert (await service.get(f"/v1/jobs/{job}/outcomes", params={"part": "rollout-7"})).status_code == 404
@@ -291,6 +293,20 @@ async def test_json_lines_hold_the_ids_of_few_trajectories_at_a_time(redis: Redi
         tracemalloc.stop()
     assert lines == len(rows)
     assert peak < 8 * len(rows) * len(ids), "a Python integer in a list takes 36 bytes"
+
+
+async def test_a_group_in_a_shard_and_still_in_the_stream_counts_once(
+    redis: Redis, settings: RolloutSettings, job: str
+) -> None:
+    archive = Archive(redis, settings.runs_root)
+    before = await archive.compose(job, "rollout-0")
+    assert before.complete == len(PROBLEMS)
+    await ensure_group(redis, keys.trajectories(job), keys.TRAINER_GROUP)
+    entries = await TrajectoryStream(redis, job).read("test", 1000, 1000)
+    waiting = [Trajectory.model_validate_json(entry.payload) for entry in entries]
+    group = [one for one in waiting if (one.part, one.group) == ("rollout-0", 0)]
+    write_shard(dataset_folder(settings.runs_root, job, "rollout-0"), group)
+    assert await archive.compose(job, "rollout-0") == before
 
 
 async def test_what_went_to_the_dead_letters_is_not_recorded(

@@ -8,8 +8,8 @@ from services.rollout.engines.engine import Engine
 from services.rollout.engines.limit import Load
 from shared.schema import Schema
 
-LOOKS = 10
-"""Looks that the rate is measured over; there is one a second."""
+LOOKS = 5
+"""Looks that the rate is measured over; there is one every two seconds."""
 
 
 class EngineState(Schema):

@@ -22,7 +22,8 @@ from services.rollout.engines.pool import Engines
 from shared.errors import DriftError
 from shared.telemetry import get_logger
 
-WATCH_S = 1.0
+WATCH_S = 2.0
+"""Between two looks at an engine's load, which it takes vLLM seven milliseconds to write down."""
 CONFIRM_S = 5.0
 """An engine that was found serving the wanted policy is asked for no more than its load for so long: on one machine
 with it every question costs tokens. One that goes away meanwhile says nothing, one started anew has sampled less."""

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import aiohttp
 import httpx
+from httpx_aiohttp import AiohttpTransport
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.rollout.engines.breaker import Circuit
@@ -39,8 +40,7 @@ class Engines:
     """All engines of the service."""
 
     def __init__(self, settings: RolloutSettings, registry: CollectorRegistry) -> None:
-        # What watches the engines must not queue behind thousands of requests for a connection.
-        self._control_client = httpx.AsyncClient()
+        self._control_client = httpx.AsyncClient(transport=AiohttpTransport(client=lambda: self._session))
         self.members = [
             Engine(url, lambda: self._session, Limit(settings.engine_in_flight_min, settings.engine_in_flight_max))
             for url in settings.engine_urls
