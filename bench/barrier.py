@@ -21,7 +21,7 @@ from shared.trajectory import Problem
 from shared.verifier_client import VerifierClient
 
 FEEDBACK: Message = {"role": "user", "content": "Incorrect. Please think again."}
-SAMPLE_S = 0.5
+SAMPLE_S = 1.0
 
 Answer = Callable[[Sequence[Message]], Awaitable[str]]
 """Draws one answer, given the context."""

@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from math import log, sqrt
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import geometric_mean, stdev
 
 from rich.console import Console
 from rich.table import Table
@@ -80,11 +81,11 @@ async def run_vllm(slots: int) -> AsyncIterator[str]:
 
 @dataclass(frozen=True)
 class Round:
-    """The three protocols, once each."""
+    """The protocols, once each."""
 
     ours: Rate
-    barrier: Rate
     bare: Rate
+    barrier: Rate | None
     turns: Sequence[int]
     """Of each trajectory of the bare client."""
 
@@ -93,14 +94,16 @@ class Round:
         return self.ours.full / self.bare.full
 
     @property
-    def barrier_speedup(self) -> float:
-        return self.ours.overall / self.barrier.overall
+    def barrier_speedup(self) -> float | None:
+        return self.ours.overall / self.barrier.overall if self.barrier else None
 
 
-async def play_round(engine: Engine, load: Load, *, pinned: bool, before: Round | None = None) -> Round:
-    """Play all three; where a round went before, in its opposite order: a machine that slows down favours none."""
+async def play_round(
+    engine: Engine, load: Load, *, pinned: bool, barriers: bool = True, before: Round | None = None
+) -> Round:
+    """Play all; where a round went before, in its opposite order: a machine that slows down favours none."""
     every = [problem for problem in load.problems for _ in range(load.siblings)]
-    ours, barrier, bare = (Rate(load.slots) for _ in range(3))
+    ours, bare, barrier = (Rate(load.slots) for _ in range(3))
 
     async def play_bare(turns: Sequence[int]) -> None:
         await engine.forget()
@@ -119,7 +122,8 @@ async def play_round(engine: Engine, load: Load, *, pinned: bool, before: Round 
             chunks = play_chunks(engine.answer, verifier, every, load.template, load.turns, load.slots)
             await engine.watch(barrier, chunks, stack.spend)
 
-        if before:
+        # Never between the other two, which are closer together in what they give.
+        if barriers and not before:
             await play_barriers()
         await engine.forget()
         protocol = {"template": load.template, "max_turns": load.turns}
@@ -127,11 +131,11 @@ async def play_round(engine: Engine, load: Load, *, pinned: bool, before: Round 
         job = asyncio.ensure_future(stack.run_job(load.problems, protocol=protocol, sampling=sampling))
         await engine.watch(ours, job, stack.spend)
         turns = spread_turns(job.result().rollouts[0], load.turns)
-        if not before:
+        if barriers and before:
             await play_barriers()
     if not before:
         await play_bare(turns)
-    return Round(ours, barrier, bare, turns)
+    return Round(ours, bare, barrier if barriers else None, turns)
 
 
 def spread_turns(summary: RolloutSummary, most: int) -> list[int]:
@@ -146,26 +150,32 @@ def show_round(title: str, played: Round) -> None:
     """Print a table; prefill tells work from waiting, CPU seconds a second are what the engine's neighbours took."""
     columns = ("tokens/s", "outside the tail", "running there", "seconds", "answers", "prefill/token", "CPU beside")
     table = Table("", *columns, title=title)
-    for name, rate in (("this service", played.ours), ("turn barriers", played.barrier), ("engine alone", played.bare)):
+    for name, rate in (("this service", played.ours), ("engine alone", played.bare), ("turn barriers", played.barrier)):
+        if rate is None:
+            continue
         # With barriers there is work for every slot at the beginning of a turn only.
         full = ("", "") if rate is played.barrier else (f"{rate.full:,.0f}", f"{rate.running:.1f}")
         work = f"{rate.answers:,}", f"{rate.prompt_per_token:.2f}", f"{rate.cpu_seconds / rate.seconds:.3f}"
         table.add_row(name, f"{rate.overall:,.0f}", *full, f"{rate.seconds:.0f}", *work)
     console.print(table)
-    console.print(f"engine_ratio {played.engine_ratio:.3f}  barrier_speedup {played.barrier_speedup:.3f}")
+    speedup = f"  barrier_speedup {played.barrier_speedup:.3f}" if played.barrier_speedup else ""
+    console.print(f"engine_ratio {played.engine_ratio:.3f}{speedup}")
 
 
 async def measure_engine(slots: int, rounds: int) -> tuple[float, float]:
-    """The part `engine` for one number of slots: engine_ratio and barrier_speedup, means over the rounds."""
+    """The part `engine` for one number of slots: engine_ratio and barrier_speedup, geometric means over the rounds."""
     siblings, trajectories = 8, 3 * slots
     load = Load(slots, read_problems(trajectories // siblings), siblings, BRIEF, 256)
     played: list[Round] = []
     async with run_vllm(load.slots) as url, connect(url, SERVED_NAME, load.max_tokens) as engine:
         for place in range(rounds):
-            played.append(await play_round(engine, load, pinned=False, before=played[-1] if place % 2 else None))
+            before = played[-1] if place % 2 else None
+            played.append(await play_round(engine, load, pinned=False, barriers=place < 2, before=before))
             show_round(f"Real vLLM, {slots} slots, {trajectories} trajectories of {load.turns} turns", played[-1])
-    ratio = geometric_mean(each.engine_ratio for each in played)
-    return ratio, geometric_mean(each.barrier_speedup for each in played)
+    ratios = [each.engine_ratio for each in played]
+    error = stdev(map(log, ratios)) / sqrt(rounds)
+    console.print(f"{slots} slots: engine_ratio {geometric_mean(ratios):.3f}, standard error {100 * error:.1f} %")
+    return geometric_mean(ratios), geometric_mean(each.barrier_speedup for each in played if each.barrier_speedup)
 
 
 async def measure_long_tail(trajectories: int) -> Figures:
@@ -176,4 +186,5 @@ async def measure_long_tail(trajectories: int) -> Figures:
         (await engine.http.post(f"{url}/script", content=script.model_dump_json())).raise_for_status()
         played = await play_round(engine, load, pinned=True)
     show_round(f"Scripted engine, lengths log-normal, {trajectories} trajectories of {load.turns} turns", played)
+    assert played.barrier_speedup
     return {"barrier_speedup_long_tail": played.barrier_speedup}
