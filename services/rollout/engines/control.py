@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import aiohttp
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
 from services.rollout.engines.engine import EngineDown, Refused
 from services.rollout.engines.limit import Load
 
+_LOST = (httpx.TransportError, aiohttp.ClientError)
+"""The second is how the transport leaves an answer that is not HTTP."""
 LOOK_S = 5.0
 _SURVEY_S = 60.0
 """vLLM looks over its whole machine when it is first asked for its configuration."""
@@ -238,7 +241,7 @@ class Control:
     async def _get(self, path: str, timeout_s: float | None = None, **query: str) -> httpx.Response:
         try:
             reply = await self._client.get(f"{self.url}{path}", params=query, timeout=timeout_s or LOOK_S)
-        except httpx.TransportError as error:
+        except _LOST as error:
             raise EngineDown(f"The engine at {self.url} does not answer {path}: {type(error).__name__}.") from error
         self.heard = time.monotonic()
         return reply
@@ -246,7 +249,7 @@ class Control:
     async def _control(self, path: str, body: Mapping[str, object], remedy: str | None = None) -> None:
         try:
             reply = await self._client.post(f"{self.url}{path}", json=body or None, timeout=_LOAD_S)
-        except httpx.TransportError as error:
+        except _LOST as error:
             raise EngineDown(f"The engine at {self.url} does not answer {path}: {type(error).__name__}.") from error
         if reply.status_code == 404:
             raise Refused(

@@ -1,5 +1,6 @@
-"""Whatever an engine answers with status 200 is an ending with a reason, never a group that is played for ever."""
+"""Whatever an engine answers is an ending with a reason or a fault, never a group that is played for ever."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -7,9 +8,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 
-from services.rollout.engines.engine import Engine, Refused, Sampling
+from services.rollout.engines.engine import Engine, EngineDown, Refused, Sampling
 from services.rollout.engines.limit import Limit
+from services.rollout.engines.pool import Engines
+from services.rollout.settings import RolloutSettings
 from tests.fakes.http import serve
 
 WELL = {
@@ -77,6 +81,29 @@ async def ask(url: str, said: bytes) -> str:
 async def test_what_is_no_answer_is_refused(url: str, said: bytes) -> None:
     with pytest.raises(Refused):
         await ask(url, said)
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"220 mail.example ESMTP\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nvll"]
+)
+async def test_a_server_that_speaks_no_http_is_an_engine_that_is_down(said: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        engines = Engines(RolloutSettings(engine_urls=(url,)), CollectorRegistry())
+        (control,) = engines.controls(engines.members[0])
+        try:
+            assert await control.load() is None
+            with pytest.raises(EngineDown):
+                await control.serves()
+            with pytest.raises(EngineDown):
+                await control.load_weights("/weights/new")
+        finally:
+            await engines.close()
 
 
 async def test_an_answer_without_a_word_is_one(url: str) -> None:
